@@ -1,0 +1,1 @@
+"""raw/ -> out/: read, normalise, filter, deduplicate and account for every row."""

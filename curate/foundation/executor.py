@@ -1,0 +1,181 @@
+"""Contract 4: an ordered, bounded map over units of work.
+
+A task is a top-level pure function of one item. It writes through the store and returns a small summary. Results come
+back in the order of the items whatever the number of workers, so everything derived from them is byte-identical for
+1, 2 or 1,000 workers. At most `2 x workers` items are in flight. An error names its item. A worker that the kernel
+kills is found out: what was in flight is retried alone, and only the item that kills again is blamed.
+
+Backends: `inline` (this process) and `processes` (spawned, dying with their parent). A Slurm or Kubernetes slice takes
+`slice_of(items, i, n)` of the same list.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol, TypeVar
+
+from curate.foundation.errors import GristmillError, MachineError, UsageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Name = Callable[[Any], str]
+
+
+class Executor(Protocol):
+    """What a backend offers: one ordered map."""
+
+    workers: int
+
+    def map(self, task: Callable[[Item], Result], items: Sequence[Item], *, name: Name = str) -> Iterator[Result]:
+        """Yield `task(item)` for each item, in order; `name(item)` goes into errors."""
+        ...
+
+
+class Inline:
+    """Runs every task in this process."""
+
+    workers = 1
+
+    def map(self, task: Callable[[Item], Result], items: Sequence[Item], *, name: Name = str) -> Iterator[Result]:
+        """Yield `task(item)` for each item, in order."""
+        for item in items:
+            try:
+                yield task(item)
+            except GristmillError:
+                raise
+            except OSError:
+                raise
+            except Exception as error:
+                raise _blame(name(item), error) from error
+
+
+class Processes:
+    """Runs tasks in spawned worker processes that die with their parent."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def map(self, task: Callable[[Item], Result], items: Sequence[Item], *, name: Name = str) -> Iterator[Result]:
+        """Yield `task(item)` for each item, in order, with at most `2 x workers` in flight."""
+        if len(items) <= 1:
+            yield from Inline().map(task, items, name=name)
+            return
+        todo = iter(items)
+        flight: deque[tuple[Item, Future[Result]]] = deque()
+        pool = self._pool(min(self.workers, len(items)))
+        try:
+            for item in _take(todo, 2 * self.workers):
+                flight.append((item, pool.submit(task, item)))
+            while flight:
+                item, future = flight.popleft()
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    pool.shutdown(cancel_futures=True)
+                    result = self._alone(task, item, name)
+                    pool = self._pool(self.workers)
+                    flight = deque((other, pool.submit(task, other)) for other, _ in flight)
+                except (GristmillError, OSError):
+                    raise
+                except Exception as error:
+                    raise _blame(name(item), error) from error
+                for following in _take(todo, 1):
+                    flight.append((following, pool.submit(task, following)))
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _alone(self, task: Callable[[Item], Result], item: Item, name: Name) -> Result:
+        """Run one suspect item in a worker of its own."""
+        pool = self._pool(1)
+        try:
+            return pool.submit(task, item).result()
+        except BrokenProcessPool as error:
+            raise MachineError(
+                f"{name(item)}: the worker that read it was killed, twice",
+                hint="it probably ran out of memory: use fewer --workers, or split the file",
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    @staticmethod
+    def _pool(workers: int) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
+
+
+def executor(kind: str = "auto", workers: int = 0) -> Executor:
+    """Choose a backend: `inline`, `processes`, or `auto` (processes when there is more than one worker).
+
+    `workers` 0 means one for each usable core.
+    """
+    if workers < 0:
+        raise UsageError(f"--workers {workers}: must be 1 or more", hint="leave it out to use every core")
+    count = workers or usable_cores()
+    if kind == "inline" or (kind == "auto" and count == 1):
+        return Inline()
+    if kind in ("processes", "auto"):
+        return Processes(count)
+    raise UsageError(f"--executor {kind}: not a backend", hint="use inline or processes")
+
+
+def usable_cores() -> int:
+    """The number of cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def slice_of(items: Sequence[Item], index: int, count: int) -> list[Item]:
+    """Slice `index` of `count` of a list of units, by position: every unit is in exactly one slice."""
+    if not 0 <= index < count:
+        raise UsageError(f"--slice {index}/{count}: the index must be from 0 to {count - 1}")
+    return list(items[index::count])
+
+
+def _take(source: Iterator[Item], count: int) -> Iterable[Item]:
+    for _ in range(count):
+        try:
+            yield next(source)
+        except StopIteration:
+            return
+
+
+def _blame(name: str, error: BaseException) -> GristmillError:
+    if isinstance(error, MemoryError):
+        return MachineError(f"{name}: out of memory", hint="use fewer --workers")
+    blamed = GristmillError(f"{name}: {type(error).__name__}: {error}", hint="this is a defect of ours: please report it")
+    blamed.__cause__ = error
+    return blamed
+
+
+def _start_worker(parent: int) -> None:
+    """Die with the parent, leave Ctrl-C to it, and keep each library to one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["POLARS_MAX_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+    else:  # pragma: no cover - measured on Linux only
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:  # pragma: no cover - see _start_worker
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)

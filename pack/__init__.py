@@ -1,0 +1,1 @@
+"""out/ -> shards/: chat template, loss mask, packed Arrow rows with provenance."""

@@ -1,0 +1,1 @@
+"""shards/ -> runs/: a bundled Accelerate trainer, with evaluation before and after."""
