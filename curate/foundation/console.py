@@ -19,6 +19,7 @@ from typing import Any
 from curate.foundation.errors import GristmillError, Interrupted, MachineError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_AGAIN = "run the same command again to go on from the last finished unit"
 _SECRETS = (
     (re.compile(r"\b[\w.+-]+@[\w-]+\.[\w.-]+\b"), "[e-mail]"),
     (re.compile(r"\b(?:sk|pk|ghp|gho|hf|xox[abp])[-_][A-Za-z0-9_-]{16,}\b"), "[secret]"),
@@ -86,7 +87,9 @@ class Console:
             if now - last >= 5.0:
                 last = now
                 rate = done / (now - began)
-                self.say(f"{label}: {done:,} of {total:,} {unit}, {rate:,.1f} a second, {(total - done) / rate:,.0f} s left")
+                self.say(
+                    f"{label}: {done:,} of {total:,} {unit}, {rate:,.1f} a second, {(total - done) / rate:,.0f} s left"
+                )
 
         yield advance
 
@@ -106,7 +109,7 @@ def _oserror(error: OSError) -> GristmillError:
 
 
 def _stop(signum: int, _frame: object) -> None:
-    error = Interrupted("stopped by a signal", hint="run the same command again to go on from the last finished unit")
+    error = Interrupted("stopped by a signal", hint=_AGAIN)
     error.exit_code = 128 + signum
     raise error
 
@@ -120,7 +123,9 @@ def run(app: Callable[..., Any]) -> None:
     except GristmillError as error:
         _report(error, debug)
     except KeyboardInterrupt:
-        _report(Interrupted("interrupted", hint="run the same command again to go on from the last finished unit"), debug)
+        _report(
+            Interrupted("interrupted", hint="run the same command again to go on from the last finished unit"), debug
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

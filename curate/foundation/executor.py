@@ -150,7 +150,9 @@ def _take(source: Iterator[Item], count: int) -> Iterable[Item]:
 def _blame(name: str, error: BaseException) -> GristmillError:
     if isinstance(error, MemoryError):
         return MachineError(f"{name}: out of memory", hint="use fewer --workers")
-    blamed = GristmillError(f"{name}: {type(error).__name__}: {error}", hint="this is a defect of ours: please report it")
+    blamed = GristmillError(
+        f"{name}: {type(error).__name__}: {error}", hint="this is a defect of ours: please report it"
+    )
     blamed.__cause__ = error
     return blamed
 

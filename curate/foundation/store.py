@@ -72,19 +72,24 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on a clean exit it replaces the target durably, else it is removed."""
+def replacing(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on a clean exit it replaces the target, else it is removed.
+
+    `durable=False` skips the fsyncs: only for intermediate files whose digest is checked before they are used.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temp = target.parent / f".{target.name[:80]}.tmp-{secrets.token_hex(6)}"
     try:
         yield temp
-        handle = os.open(temp, os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        if durable:
+            handle = os.open(temp, os.O_RDWR)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
         temp.replace(target)
-        sync_folder(target.parent)
+        if durable:
+            sync_folder(target.parent)
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
@@ -110,9 +115,9 @@ class Store:
     # -- writing -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str, *, durable: bool = True) -> Iterator[Path]:
         """Yield a temporary path that becomes `name` on a clean exit."""
-        with replacing(self.path(name)) as temp:
+        with replacing(self.path(name), durable=durable) as temp:
             yield temp
 
     def write_bytes(self, name: str, data: bytes) -> None:
@@ -190,7 +195,12 @@ class Store:
 
     def commit(self, facts: dict[str, Any], files: Iterable[str]) -> dict[str, Any]:
         """Write the manifest, last: `facts`, the digest of each of `files`, and the manifest's own digest."""
-        manifest = {**facts, "format": 1, "kind": self.kind, "files": {name: self.entry(name) for name in sorted(files)}}
+        manifest = {
+            **facts,
+            "format": 1,
+            "kind": self.kind,
+            "files": {name: self.entry(name) for name in sorted(files)},
+        }
         manifest["digest"] = digest_of(manifest)
         self.write_json(MANIFEST, manifest)
         return manifest
