@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pack.binning import ALGORITHMS, assign, lower_bound
+
+CAPACITY = 300
+lengths_of = st.lists(st.integers(1, CAPACITY), max_size=200).map(lambda values: np.array(values, dtype=np.int64))
+
+
+@settings(max_examples=150, deadline=None)
+@given(lengths_of, st.sampled_from(ALGORITHMS), st.sampled_from([0, 7, 50]))
+def test_every_item_lies_in_exactly_one_bin_and_no_bin_overflows(lengths, algorithm, window):
+    bins = assign(lengths, CAPACITY, algorithm, window)
+    assert sorted(bins.items.tolist()) == list(range(len(lengths)))
+    for b in range(len(bins)):
+        items = bins.bin(b)
+        assert len(items) >= 1
+        assert lengths[items].sum() <= CAPACITY
+        assert items.tolist() == sorted(items.tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths_of, st.sampled_from(ALGORITHMS))
+def test_no_packing_beats_the_lower_bound(lengths, algorithm):
+    bound = lower_bound(lengths, CAPACITY)
+    assert bound >= -(-int(lengths.sum()) // CAPACITY)
+    assert len(assign(lengths, CAPACITY, algorithm)) >= bound
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths_of, st.sampled_from([0, 7]))
+def test_the_same_lengths_give_the_same_bins(lengths, window):
+    first, second = assign(lengths, CAPACITY, "bfd", window), assign(lengths.copy(), CAPACITY, "bfd", window)
+    assert np.array_equal(first.items, second.items)
+    assert np.array_equal(first.starts, second.starts)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "capacity", "bins"),
+    [
+        ([6, 4, 5, 5], 10, 2),  # 6+4, 5+5: the pair of equal halves
+        ([7, 2, 1, 6, 3, 1], 10, 2),  # 7+2+1: completed by two items, not by the 3 that fits best
+        ([8, 1, 1, 5, 3, 2], 10, 2),
+        ([10], 10, 1),
+        ([64, 64, 63, 1], 128, 2),  # word borders of the bitmap
+        ([1] * 300, 256, 2),
+    ],
+)
+def test_bins_are_completed_exactly(lengths, capacity, bins):
+    assert len(assign(np.array(lengths), capacity)) == bins
+
+
+def test_two_items_over_half_never_share_so_the_bound_counts_them():
+    assert lower_bound(np.array([6, 6, 6]), 10) == 3
+    assert lower_bound(np.array([], dtype=np.int64), 10) == 0
+
+
+def chat_lengths(count, seed=0):
+    values = np.random.default_rng(seed).lognormal(np.log(190), 0.95, count)
+    return np.clip(np.round(values), 1, 4096).astype(np.int64)
+
+
+def test_chat_lengths_pack_within_a_hair_of_the_bound():
+    lengths = chat_lengths(200_000)
+    bound = lower_bound(lengths, 4096)
+    for window in (0, 50_000):
+        assert len(assign(lengths, 4096, "bfd", window)) <= bound + max(2, bound * 0.0002)
+
+
+def test_reasoning_lengths_fill_at_least_997_in_a_thousand():
+    values = np.random.default_rng(1).lognormal(np.log(1350), 0.83, 110_000)
+    lengths = np.round(values[values <= 4096]).astype(np.int64)
+    assert (lengths > 2048).mean() > 0.2
+    assert lengths.sum() / (len(assign(lengths, 4096)) * 4096) >= 0.997
+
+
+@pytest.mark.parametrize("capacity", [256, 4096, 131_072])
+def test_any_context_length_packs(capacity):
+    lengths = np.random.default_rng(2).integers(1, capacity + 1, 3_000)
+    bins = assign(lengths, capacity)
+    assert np.add.reduceat(lengths[bins.items], bins.starts[:-1]).max() <= capacity
+
+
+def test_lengths_outside_the_bin_are_refused():
+    with pytest.raises(ValueError, match="from 1 to 10"):
+        assign(np.array([11]), 10)
+    with pytest.raises(ValueError, match="from 1 to 10"):
+        assign(np.array([0]), 10)
