@@ -128,7 +128,8 @@ def _largest(bits: Any, limit: int) -> int:
     while not word and index > 0:
         index -= 1
         word = bits[index]
-    return (index << 6) + _highest_kernel(word) if word else 0
+    found: int = (index << 6) + _highest_kernel(word) if word else 0
+    return found
 
 
 def _pair(bits: Any, mirror: Any, count: Any, room: int, capacity: int) -> int:
@@ -143,7 +144,7 @@ def _pair(bits: Any, mirror: Any, count: Any, room: int, capacity: int) -> int:
         word = bits[index] & other
         while word:
             bit = _highest_kernel(word)
-            larger = (index << 6) + bit
+            larger: int = (index << 6) + bit
             if 2 * larger < room:
                 return 0
             if 2 * larger > room or count[larger] >= 2:
