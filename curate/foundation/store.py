@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -93,6 +94,25 @@ def replacing(target: Path, *, durable: bool = True) -> Iterator[Path]:
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
+
+
+def exchange(root: Path, fresh: Path) -> None:
+    """Put the complete folder `fresh` in the place of `root`; `recover` finishes it after a kill in between."""
+    old = root.with_name(f".{root.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    root.rename(old)
+    fresh.rename(root)
+    sync_folder(root.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(root: Path) -> None:
+    """Finish, or undo, an `exchange` that was killed half-way."""
+    old = root.with_name(f".{root.name}.old")
+    if root.exists() or not old.is_dir():
+        return
+    fresh = root.with_name(f".{root.name}.next")
+    (fresh if (fresh / MANIFEST).is_file() else old).rename(root)
 
 
 class Store:
@@ -277,6 +297,10 @@ class Store:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+    def holder(self) -> dict[str, Any] | None:
+        """Who holds the lock now; None when nobody alive does."""
+        return self._holder(self.path(LOCK))
 
     @staticmethod
     def _holder(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,40 @@
+# The whole developer interface. Needs Python >= 3.11, git and make; everything else is installed here, by pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+.PHONY: demo test check bench cards clean
+.DELETE_ON_ERROR:
+
+$(VENV)/.product: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.product
+	$(PIP) -e '.[test,check]'
+	touch $@
+
+demo: $(VENV)/.product ## the whole river on the embedded sample
+	$(BIN)/gristmill demo
+
+test: $(VENV)/.tools ## every promise, in under ten minutes
+	$(BIN)/python -P -m pytest
+
+check: $(VENV)/.tools ## lint, types, import directions, docs match the program
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
+	$(BIN)/python -P -m pytest tests/contract/test_docs.py tests/contract/test_surface.py
+
+bench: $(VENV)/.tools ## side by side with peers; results go to benchmarks/RESULTS.md by hand
+	$(BIN)/python -P benchmarks/filter_speed.py
+
+cards: $(VENV)/.product ## regenerate the gallery in data_cards/
+	$(BIN)/python -P benchmarks/gallery.py
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,364 @@
+"""What the commands of `curate` do: settings in, (data, text) out. The command line only parses and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.config import Resolved, merge, resolve, validate
+from curate.curated import open_folder, units
+from curate.foundation.console import Console
+from curate.foundation.errors import DataError, UsageError
+from curate.foundation.executor import executor as choose
+from curate.foundation.store import MANIFEST, UNITS, Store
+from curate.pipeline import Work, check_target, run
+from curate.settings import STAGES, CurateConfig
+from curate.sources import SourceSettings
+
+Said = tuple[Any, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How a command runs: workers, backend, whether to start afresh, and the gallery to publish to."""
+
+    workers: int
+    executor: str
+    overwrite: bool
+    cards: Path | None
+
+
+def chosen_stages(only: Sequence[str] | None, skip: Sequence[str] | None) -> list[str] | None:
+    """The stages left by `--only` and `--skip`; None when neither is given."""
+    for name in [*(only or ()), *(skip or ())]:
+        if name not in STAGES:
+            raise UsageError(f"{name}: not a stage", hint=f"stages are {', '.join(STAGES)}")
+    if not only and not skip:
+        return None
+    return [name for name in STAGES if (not only or name in only) and name not in (skip or ())]
+
+
+def key_flag(stage: str, key: str | None) -> dict[str, Any]:
+    """The `--key` option as a setting; refused for stages that have none."""
+    if key is None:
+        return {}
+    if stage != "exact":
+        raise UsageError(f"--key: curate {stage} compares no records", hint="--key belongs to curate exact")
+    return {"exact.key": key}
+
+
+def settings(
+    recipe: str | None, sets: Sequence[str], flags: dict[str, Any], tokenizer: str | None
+) -> tuple[Resolved[CurateConfig], dict[str, SourceSettings]]:
+    """Resolve the `curate` and `sources` sections; a tokenizer named here is inherited by pack."""
+    resolved = resolve("curate", CurateConfig, recipe=recipe, sets=sets, flags=flags)
+    sources = {
+        name: validate(SourceSettings, values or {}, f"sources.{name}")
+        for name, values in resolved.recipe.get("sources", {}).items()
+    }
+    if tokenizer is not None:
+        merged = merge({"pack": {"tokenizer": tokenizer}}, resolved.recipe)
+        merged["pack"]["tokenizer"] = tokenizer
+        resolved = Resolved(resolved.config, resolved.origins, merged, resolved.name)
+    return resolved, sources
+
+
+def stage_settings(
+    source: Path, recipe: str | None, sets: Sequence[str], flags: dict[str, Any]
+) -> Resolved[CurateConfig]:
+    """Settings of one stage on a curated folder: what that folder's recipe says is inherited."""
+    _, manifest = open_folder(source)
+    inherited = {key: value for key, value in manifest["recipe"].items()}
+    inherited["curate"] = {key: value for key, value in inherited.get("curate", {}).items() if key != "stages"}
+    return resolve("curate", CurateConfig, recipe=recipe, sets=sets, flags=flags, inherited=inherited)
+
+
+def plan(raw: str, resolved: Resolved[CurateConfig], sources: dict[str, SourceSettings]) -> Said:
+    """What a run would do: files, formats, rows, stages."""
+    from curate.reading import survey
+
+    found = survey(raw, resolved.config.read, sources)
+    data = {"files": found, "stages": list(resolved.config.stages)}
+    rows = sum(entry.get("rows") or 0 for entry in found)
+    text = (
+        f"{_survey_text(found)}\n\nstages: {' -> '.join(resolved.config.stages)}\nrows: {rows:,}; nothing was written"
+    )
+    return data, text
+
+
+def formats(raw: str, config: CurateConfig, sources: dict[str, SourceSettings]) -> Said:
+    """What would be read, per file."""
+    from curate.reading import survey
+
+    found = survey(raw, config.read, sources)
+    return found, _survey_text(found)
+
+
+def _survey_text(found: Sequence[dict[str, Any]]) -> str:
+    from curate.foundation.console import printable
+
+    lines = [f"{'rows':>10} {'bad':>7}  {'container':<12} {'file':<56} formats"]
+    for entry in found:
+        if reason := entry.get("skipped"):
+            lines.append(f"{'-':>10} {'-':>7}  {'skipped':<12} {printable(entry['file']):<56} {reason}")
+            continue
+        names = ", ".join(f"{name} {count:,}" for name, count in entry.get("formats", {}).items()) or "none"
+        about = "~" if entry.get("sampled") else ""
+        lines.append(
+            f"{about + format(entry['rows'], ','):>10} {entry.get('quarantined', 0):>7,}  {entry['container']:<12} "
+            f"{printable(entry['file']):<56} {names}"
+        )
+    return "\n".join(lines)
+
+
+def filter_raw(
+    raw: str,
+    out: Path,
+    resolved: Resolved[CurateConfig],
+    sources: dict[str, SourceSettings],
+    tokenizer: str | None,
+    spread: Spread,
+    console: Console,
+) -> Said:
+    """`curate filter`: read raw data through every stage into `out`."""
+    from curate.reading import plan as plan_units
+
+    if tokenizer is not None:
+        from curate.tokens import load
+
+        load(tokenizer)
+    _not_inside(raw, out)
+    check_target(out, overwrite=spread.overwrite)
+    _keeps_restored(out, resolved.config)
+    found = plan_units(raw, resolved.config.read, sources)
+    console.say(f"{len(found.units)} units of {len({unit.file for unit in found.units})} files from {raw}")
+    work = Work(
+        out=out,
+        units=found.units,
+        config=resolved.config,
+        recipe=resolved.recipe,
+        recipe_name=resolved.name,
+        tokenizer=tokenizer,
+        licences=found.licences,
+        carried={"skipped": [{"file": file, "reason": reason} for file, reason in found.skipped]},
+    )
+    return _report(work, run(work, choose(spread.executor, spread.workers), console, "curate filter"), spread)
+
+
+def _not_inside(raw: str, out: Path) -> None:
+    if "://" in raw:
+        return
+    source, target = Path(raw).resolve(), out.resolve()
+    if source == target or source in target.parents or (target in source.parents):
+        raise UsageError(f"{out} and {raw} lie inside one another", hint="give the output a folder of its own")
+
+
+def _keeps_restored(out: Path, config: CurateConfig) -> None:
+    if not (out / MANIFEST).is_file():
+        return
+    restored = Store(out, "records").manifest()["restored"]
+    if restored and restored != config.model_dump(mode="json")["restore"]:
+        raise UsageError(
+            f"{out} holds records that `curate restore` brought back; this run would remove them again",
+            hint="add --overwrite to give them up, or name the same `restore:` entries in the recipe",
+        )
+
+
+def one_stage(
+    source: Path, out: Path, resolved: Resolved[CurateConfig], spread: Spread, console: Console, command: str
+) -> Said:
+    """One stage on a curated folder, into another one."""
+    _, manifest = open_folder(source)
+    _not_inside(str(source), out)
+    check_target(out, overwrite=spread.overwrite)
+    work = _curated_work(source, out, manifest, resolved.config, resolved.recipe, removed=False)
+    return _report(work, run(work, choose(spread.executor, spread.workers), console, command), spread)
+
+
+def _curated_work(
+    source: Path, out: Path, manifest: dict[str, Any], config: CurateConfig, recipe: dict[str, Any], *, removed: bool
+) -> Work:
+    licences = {name: place["licence"] for name, place in manifest["sources"].items()}
+    carried = {key: manifest[key] for key in ("formats", "notes", "skipped") if key in manifest} if removed else {}
+    if not removed:
+        carried = {"input_digest": manifest["digest"], "skipped": []}
+    return Work(
+        out=out,
+        units=units(source, manifest, removed=removed),
+        config=config,
+        recipe=recipe,
+        recipe_name=manifest.get("recipe_name", ""),
+        licences=licences,
+        carried=carried,
+    )
+
+
+def restore(
+    out: Path, rule: str | None, source: str | None, idents: Sequence[str], spread: Spread, console: Console
+) -> Said:
+    """Bring records back by rule, source or id; everything is judged again in a new folder that then takes the place."""
+    from curate.foundation.store import exchange
+    from curate.ledger import find
+
+    if rule is None and not idents:
+        raise UsageError("nothing to restore", hint="name --rule STAGE.RULE (see the card), or --id ID")
+    _, manifest = open_folder(out)
+    ids = []
+    for ident in idents:
+        hits = [row["id"] for row in find(out, manifest, ident) if row["in"].startswith("removed/")]
+        if not hits:
+            raise UsageError(f"{ident}: not among the removed records of {out}", hint=f"curate explain {ident} {out}")
+        ids += hits
+    _known_rule(manifest, rule)
+    entry = {"rule": rule, "source": source, "ids": sorted(set(ids))}
+    config = manifest["config"]
+    config = {**config, "restore": [*config["restore"], entry]}
+    recipe = merge(manifest["recipe"], {"curate": {"restore": config["restore"]}})
+    target = out.with_name(f".{out.name}.next")
+    work = _curated_work(out, target, manifest, validate(CurateConfig, config, "curate"), recipe, removed=True)
+    with Store(out, "records").locked("curate restore"):
+        if (out / "card.yaml").is_file():
+            Store(target, "records").write_bytes("card.yaml", (out / "card.yaml").read_bytes())
+        fresh = run(work, choose(spread.executor, spread.workers), console, "curate restore")
+        exchange(out, target)
+    before, after = manifest["totals"]["kept"], fresh["totals"]["kept"]
+    data, text = _report(work, fresh, spread, root=out)
+    return {
+        **data,
+        "restored": after - before,
+    }, f"{after - before:,} records came back ({before:,} -> {after:,})\n{text}"
+
+
+def _known_rule(manifest: dict[str, Any], rule: str | None) -> None:
+    if rule is None:
+        return
+    known = {stage["name"]: list(stage["rules"]) for stage in manifest["stages"]}
+    stage, _, _ = rule.partition(".")
+    full = {
+        f"{name}.{item}" if not item.startswith(f"{name}.") else item for name, items in known.items() for item in items
+    }
+    if rule not in full and rule not in known:
+        shown = ", ".join(sorted(full)) or "none"
+        raise UsageError(f"--rule {rule}: removed nothing in this folder", hint=f"rules that did: {shown}")
+
+
+def _report(work: Work, manifest: dict[str, Any], spread: Spread, root: Path | None = None) -> Said:
+    """The closing table; an alarm that was not allowed is a `DataError` after everything is written."""
+    root = root or work.out
+    if spread.cards is not None:
+        from curate.cards.render import write_card
+
+        write_card(root, manifest, gallery=spread.cards)
+    total = manifest["totals"]
+    lines = [
+        f"rows read {total['rows']:,} = gave records {total['rows'] - total['quarantined']:,} "
+        f"+ quarantined {total['quarantined']:,}",
+        f"records {total['records']:,} = kept {total['kept']:,} + removed {total['removed']:,}",
+    ]
+    for stage in manifest["stages"]:
+        rules = ", ".join(
+            f"{rule} {counts['removed']:,}" for rule, counts in stage["rules"].items() if counts["removed"]
+        )
+        lines.append(f"  {stage['name']:<10} {stage['removed']:>9,} removed" + (f"  ({rules})" if rules else ""))
+    lines += ["decontamination: OFF", f"card: {root / 'README.md'}"]
+    data = {key: manifest[key] for key in ("totals", "stages", "sources", "alarms", "digest", "config_digest")}
+    text = "\n".join(lines)
+    if manifest["alarms"] and not manifest["allow_wipeout"]:
+        first = manifest["alarms"][0]
+        raise DataError(
+            f"{text}\nwipe-out alarm: {first['stage']} removed {first['removed']:,} of {first['in']:,} records of source "
+            f"{first['source']!r} ({len(manifest['alarms'])} alarm(s)); everything was written to {root}",
+            hint="look with `curate card`; if this is right, run again with --allow-wipeout",
+        )
+    return data, text
+
+
+def verify(out: Path, *, deep: bool) -> Said:
+    """Digests, then the law recounted from the data; raises `DataError` when something is wrong."""
+    from curate.ledger import verify as check
+
+    problems = check(out, deep=deep)
+    if problems:
+        shown = "\n  ".join(problems[:20])
+        raise DataError(
+            f"{out}: {len(problems)} problem(s)\n  {shown}", hint="restore the files, or run curate filter again"
+        )
+    total = open_folder(out)[1]["totals"]
+    text = f"{out}: every digest matches and the law holds ({total['rows']:,} rows, {total['kept']:,} kept)"
+    return {"problems": [], "totals": total}, text
+
+
+def card(folder: Path, gallery: Path | None) -> Said:
+    """Render a folder's card again, whatever it holds, and show it."""
+    import json
+
+    from curate.cards.render import render_terminal, write_card
+
+    if not (folder / MANIFEST).is_file():
+        raise UsageError(f"{folder} holds no {MANIFEST}", hint="name a folder made by curate, pack or train")
+    try:
+        kind = json.loads((folder / MANIFEST).read_bytes()).get("kind", "records")
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{folder / MANIFEST}: not a manifest", hint="rebuild the folder") from error
+    manifest = Store(folder, kind).manifest()
+    names = write_card(folder, manifest, gallery=gallery)
+    return {"written": names, "manifest": manifest["digest"]}, render_terminal(folder, manifest)
+
+
+def status(out: Path) -> Said:
+    """Progress of a run, read from its markers."""
+    if not out.is_dir():
+        raise UsageError(f"{out}: no such folder", hint=f"start with: curate filter RAW {out}")
+    store = Store(out, "records")
+    done = {step: len(list((out / UNITS / step).glob("*.json"))) for step in ("ingest", "apply")}
+    holder = store.holder()
+    state = "complete" if store.complete() else ("running" if holder else "stopped, not complete")
+    data = {"state": state, "units_read": done["ingest"], "units_written": done["apply"], "holder": holder}
+    text = f"{out}: {state}; units read {done['ingest']:,}, written {done['apply']:,}"
+    if holder:
+        text += f"; held by {holder['command']!r}, process {holder['pid']} on {holder['host']}"
+    return data, text
+
+
+def sample(raw: Path, seed: int, rows: int | None) -> Said:
+    """Write the embedded sample corpus."""
+    from curate.sample import write_sample
+
+    if raw.exists() and any(raw.iterdir()):
+        raise UsageError(f"{raw} is not empty", hint="name a new folder")
+    truth = write_sample(raw, seed=seed, rows=rows)
+    return truth, f"sample corpus in {raw}; what was planted: {raw.with_name(raw.name + '-truth') / 'truth.json'}"
+
+
+def doctor() -> Said:
+    """What this machine offers, and what would get in the way."""
+    import os
+    import platform
+    import shutil
+    import tempfile
+
+    from curate.account import versions
+    from curate.foundation.executor import usable_cores
+
+    disk = shutil.disk_usage(Path.cwd())
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    cache = os.environ.get("NUMBA_CACHE_DIR", "")
+    data = {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cores": usable_cores(),
+        "memory_bytes": pages,
+        "free_disk_bytes": disk.free,
+        "temporary_folder": tempfile.gettempdir(),
+        "kernel_cache_writable": os.access(cache or Path(__file__).parent, os.W_OK),
+        "hub": "offline" if os.environ.get("HF_HUB_OFFLINE") == "1" else "as huggingface_hub is set up",
+    }
+    lines = [f"{name} {value}" for name, value in data["versions"].items()]
+    lines += [
+        f"cores {data['cores']}, memory {pages / 2**30:.1f} GiB, free disk {disk.free / 2**30:.1f} GiB",
+        f"kernel cache {'writable' if data['kernel_cache_writable'] else 'not writable: kernels compile at each start'}",
+        f"hub: {data['hub']}",
+    ]
+    return data, "\n".join(lines)

@@ -1,0 +1,107 @@
+"""A curated folder as input: for stage commands (`curate exact out/ out2/`) and for `curate restore`.
+
+A unit is one part of `records/`, and for a restore also what was removed from that part, merged back into file order,
+so that every stage decides again on the same rows in the same order as a run from raw would have seen them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.foundation.errors import UsageError
+from curate.foundation.store import Store, recover
+from curate.reading import Batch, Quarantined
+from curate.record import SCHEMA
+from curate.tables import batches
+
+
+@dataclass(frozen=True, slots=True)
+class CuratedUnit:
+    """The files of one unit of a curated folder; `file` names the part, digests say what is in it."""
+
+    name: str
+    file: str
+    source: str
+    root: str
+    parts: tuple[str, ...]
+    digest: str
+
+    def identity(self) -> list[str]:
+        """What decides the bytes read."""
+        return [self.name, self.file, self.source, self.digest]
+
+
+def units(root: Path, manifest: dict[str, Any], *, removed: bool) -> list[CuratedUnit]:
+    """The units of a complete curated folder; with `removed`, including every row of the ledger of removals."""
+    from curate.foundation.store import digest_of
+
+    found: dict[str, list[str]] = {}
+    for name in manifest["files"]:
+        top, _, rest = name.partition("/")
+        if top == "records":
+            found.setdefault(Path(rest).stem, []).insert(0, name)
+        elif removed and top in ("removed", "quarantine"):
+            found.setdefault(Path(rest).stem, []).append(name)
+    known = {entry["unit"]: entry for entry in manifest["units"]}
+    out = []
+    for unit, parts in sorted(found.items(), key=lambda item: list(known).index(item[0])):
+        digest = digest_of([[name, manifest["files"][name]["digest"]] for name in parts])
+        file = known[unit]["file"] if removed else f"records/{unit}.parquet"
+        out.append(CuratedUnit(unit, file, known[unit]["source"], str(root), tuple(parts), digest))
+    if not out:
+        raise UsageError(f"{root} holds no records", hint="make it with: curate filter RAW " + str(root))
+    return out
+
+
+def open_folder(root: Path) -> tuple[Store, dict[str, Any]]:
+    """Open a complete curated folder and check the digest of its manifest."""
+    recover(root)
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder", hint=f"make it with: curate filter RAW {root}")
+    store = Store(root, "records")
+    return store, store.manifest()
+
+
+def read(unit: CuratedUnit) -> Iterator[Batch]:
+    """The records of a unit in file order, in bounded batches; verdict columns are dropped."""
+    root = Path(unit.root)
+    lines = [part for part in unit.parts if part.startswith("quarantine/")]
+    removed = [part for part in unit.parts if part.startswith("removed/")]
+    back = [table.select(SCHEMA.names) for part in removed for table in batches(root / part)]
+    for name in lines:
+        found = [Quarantined(**json.loads(line)) for line in (root / name).read_text().splitlines()]
+        yield Batch(SCHEMA.empty_table(), found, len(found), Counter(), Counter())
+    waiting = _sorted(pa.concat_tables(back)) if back else SCHEMA.empty_table()
+    for table in batches(root / unit.parts[0]):
+        if waiting.num_rows and table.num_rows:
+            last = _places(table.slice(table.num_rows - 1))[0]
+            number = sum(place <= last for place in _places(waiting))
+            table = _sorted(pa.concat_tables([table, waiting.slice(0, number)]))
+            waiting = waiting.slice(number)
+        yield _batch(table)
+    if waiting.num_rows:
+        yield _batch(waiting)
+
+
+def _batch(table: pa.Table) -> Batch:
+    return Batch(table.cast(SCHEMA), [], table.num_rows, Counter(), Counter())
+
+
+def _places(table: pa.Table) -> list[tuple[str, int, int]]:
+    origin = table.column("origin").combine_chunks()
+    files, rows, parts = (origin.field(name).to_pylist() for name in ("file", "row", "part"))
+    return list(zip(files, rows, parts, strict=True))
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    origin = table.column("origin").combine_chunks()
+    keys = pa.table({name: pc.struct_field(origin, name) for name in ("file", "row", "part")})
+    return table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in ("file", "row", "part")]))

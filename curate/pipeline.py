@@ -1,0 +1,160 @@
+"""The order of things: plan -> ingest (per unit) -> resolve (global) -> apply (per unit) -> account -> manifest -> card.
+
+Map stages run inside ingest, reduce stages between ingest and apply. Every step is redone only where its input, its
+settings or its output changed; the manifest is removed before the first write and comes back last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curate import account
+from curate.curated import CuratedUnit
+from curate.foundation.console import Console
+from curate.foundation.errors import UsageError
+from curate.foundation.executor import Executor
+from curate.foundation.store import MANIFEST, UNITS, Store, digest_of, recover
+from curate.ingest import Job, apply, apply_key, ingest
+from curate.reading import Unit
+from curate.settings import CurateConfig
+from curate.stages.registry import resolve_stage, sketchers
+
+CARD_FILES = ("README.md", "card.json", "card.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run needs: the units, the settings, and facts that are carried into the manifest as they are."""
+
+    out: Path
+    units: Sequence[Unit | CuratedUnit]
+    config: CurateConfig
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_name: str = ""
+    tokenizer: str | None = None
+    licences: Mapping[str, str] = field(default_factory=dict)
+    carried: Mapping[str, Any] = field(default_factory=dict)
+
+    def jobs(self) -> list[Job]:
+        """One job a unit."""
+        return [Job(str(self.out), unit, self.config, self.tokenizer) for unit in self.units]
+
+
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds something else; with `overwrite`, one of ours is emptied first."""
+    recover(out)
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"{out} is a file", hint="name another folder")
+    ours = (out / MANIFEST).is_file() or (out / UNITS).is_dir()
+    rest = [path for path in out.iterdir() if path.name not in CARD_FILES and not path.name.startswith(".lock")]
+    if rest and not ours:
+        raise UsageError(
+            f"{out} is not empty and was not made by curate", hint="name another folder, or empty this one"
+        )
+    if ours and (out / MANIFEST).is_file():
+        Store(out, "records").manifest()  # another kind, or an altered manifest, is an error here
+    if ours and overwrite:
+        store = Store(out, "records")
+        for name in store.names(hidden=True):
+            if name not in CARD_FILES and name != ".lock":
+                store.remove(name)
+
+
+def run(work: Work, executor: Executor, console: Console, command: str) -> dict[str, Any]:
+    """Bring `work.out` to completion under its lock and return the manifest; safe to kill and rerun at any point."""
+    store = Store(work.out, "records")
+    with store.locked(command):
+        store.sweep()
+        jobs = work.jobs()
+        ingested = _each(store, jobs, "ingest", [job.key for job in jobs], executor, console)
+        _resolve(store, work, jobs)
+        keys = [apply_key(job, store) for job in jobs]
+        applied = _each(store, jobs, "apply", keys, executor, console)
+        return _finish(store, work, jobs, ingested, applied, console)
+
+
+def _each(
+    store: Store, jobs: Sequence[Job], step: str, keys: Sequence[str], executor: Executor, console: Console
+) -> list[dict[str, Any]]:
+    """Run a step for the units that need it; the counts of all units, in plan order."""
+    found = [store.done(f"{step}/{job.unit.name}", key) for job, key in zip(jobs, keys, strict=True)]
+    todo = [index for index, summary in enumerate(found) if summary is None]
+    if todo:
+        store.remove(MANIFEST)
+    task = ingest if step == "ingest" else apply
+    label = "reading and judging" if step == "ingest" else "writing records"
+    with console.progress(label, len(todo)) as advance:
+        results = executor.map(task, [jobs[index] for index in todo], name=lambda job: str(job.unit.file))
+        for index, summary in zip(todo, results, strict=True):
+            found[index] = summary
+            advance(1)
+    return [summary for summary in found if summary is not None]
+
+
+def _resolve(store: Store, work: Work, jobs: Sequence[Job]) -> None:
+    """Let each reduce stage decide over all sketches, in stage order; verdicts land in one file a unit."""
+    names = [job.unit.name for job in jobs]
+    for stage in sketchers(work.config):
+        resolve_stage(stage, store, names, work.config)
+
+
+def _finish(
+    store: Store,
+    work: Work,
+    jobs: Sequence[Job],
+    ingested: Sequence[dict[str, Any]],
+    applied: Sequence[dict[str, Any]],
+    console: Console,
+) -> dict[str, Any]:
+    from curate.cards.render import write_card
+
+    found = account.combine(work.units, ingested, applied, work.config.stages)
+    gave: dict[str, int] = {}
+    for unit, counts in zip(work.units, ingested, strict=True):
+        gave[unit.file] = gave.get(unit.file, 0) + counts["rows_with_records"]
+    account.enforce(account.law(found, gave))
+    alarms = account.alarms(found["stages"])
+    for name, place in found["sources"].items():
+        place["licence"] = work.licences.get(name, "unknown")
+    config = work.config.model_dump(mode="json")
+    facts = {
+        **found,
+        **work.carried,
+        "totals": account.totals(found["sources"]),
+        "alarms": alarms,
+        "allow_wipeout": work.config.allow_wipeout,
+        "config": config,
+        "config_digest": digest_of(config),
+        "recipe": work.recipe,
+        "recipe_name": work.recipe_name,
+        "decontamination": "OFF",
+        "near_duplicates": "OFF",
+        "restored": config["restore"],
+        "versions": account.versions(),
+        "units": [{"unit": job.unit.name, "file": job.unit.file, "source": job.unit.source} for job in jobs],
+    }
+    files = [name for job in jobs for step in ("ingest", "apply") for name in store.outputs(f"{step}/{job.unit.name}")]
+    files += [name for name in work.carried.get("carried_files", ())]
+    manifest = store.commit(facts, files)
+    _tidy(store, jobs, manifest)
+    write_card(work.out, manifest)
+    for alarm in alarms:
+        console.warn(
+            f"{alarm['stage']} removed {alarm['removed']:,} of {alarm['in']:,} records of source {alarm['source']!r}"
+        )
+    return manifest
+
+
+def _tidy(store: Store, jobs: Sequence[Job], manifest: Mapping[str, Any]) -> None:
+    """Drop intermediates, markers of units that are no longer there, and files the manifest does not name."""
+    live = {f"{UNITS}/{step}/{job.unit.name}.json" for job in jobs for step in ("ingest", "apply")}
+    for name in store.names(hidden=True):
+        if name.startswith(".work/") or (name.startswith(f"{UNITS}/") and name not in live):
+            store.remove(name)
+    card = [name for name in store.names() if name in CARD_FILES or name.startswith("figures/")]
+    store.sweep([*manifest["files"], *card, MANIFEST])

@@ -1,0 +1,55 @@
+"""The `curate` section of a recipe."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from curate.sources import ReadSettings, SourceSettings
+from curate.stages.settings import ExactSettings, LengthSettings, QualitySettings, SelectSettings
+
+STAGES: Final = ("select", "length", "quality", "exact")
+
+
+class Exemption(BaseModel):
+    """What `curate restore` brought back: a rule (`stage.rule` or a whole stage), a source, single ids, or their meet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: str | None = None
+    source: str | None = None
+    ids: tuple[str, ...] = ()
+
+
+class CurateConfig(BaseModel):
+    """Settings of `curate filter`; every stage has its own block."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stages: tuple[str, ...] = STAGES
+    read: ReadSettings = Field(default_factory=ReadSettings)
+    select: SelectSettings = Field(default_factory=SelectSettings)
+    length: LengthSettings = Field(default_factory=LengthSettings)
+    quality: QualitySettings = Field(default_factory=QualitySettings)
+    exact: ExactSettings = Field(default_factory=ExactSettings)
+    priority: dict[str, int] = Field(default_factory=dict, description="source -> rank; the higher one survives")
+    restore: tuple[Exemption, ...] = ()
+    allow_wipeout: bool = False
+    examples: int = Field(default=3, ge=0, le=50, description="samples of removed records a rule in the card")
+
+    @field_validator("stages")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in STAGES:
+                raise ValueError(f"unknown stage {name!r}; stages are {', '.join(STAGES)}")
+        return tuple(name for name in STAGES if name in value)
+
+
+class Sources(BaseModel):
+    """The `sources` section: a name for each sub-folder, file or hub set, with licence and field mapping."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    named: dict[str, SourceSettings] = Field(default_factory=dict)
