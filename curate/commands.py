@@ -70,7 +70,7 @@ def stage_settings(
 ) -> Resolved[CurateConfig]:
     """Settings of one stage on a curated folder: what that folder's recipe says is inherited."""
     _, manifest = open_folder(source)
-    inherited = {key: value for key, value in manifest["recipe"].items()}
+    inherited = dict(manifest["recipe"])
     inherited["curate"] = {key: value for key, value in inherited.get("curate", {}).items() if key != "stages"}
     return resolve("curate", CurateConfig, recipe=recipe, sets=sets, flags=flags, inherited=inherited)
 
@@ -235,7 +235,6 @@ def _known_rule(manifest: dict[str, Any], rule: str | None) -> None:
     if rule is None:
         return
     known = {stage["name"]: list(stage["rules"]) for stage in manifest["stages"]}
-    stage, _, _ = rule.partition(".")
     full = {
         f"{name}.{item}" if not item.startswith(f"{name}.") else item for name, items in known.items() for item in items
     }

@@ -139,7 +139,6 @@ def _finish(
         "units": [{"unit": job.unit.name, "file": job.unit.file, "source": job.unit.source} for job in jobs],
     }
     files = [name for job in jobs for step in ("ingest", "apply") for name in store.outputs(f"{step}/{job.unit.name}")]
-    files += [name for name in work.carried.get("carried_files", ())]
     manifest = store.commit(facts, files)
     _tidy(store, jobs, manifest)
     write_card(work.out, manifest)

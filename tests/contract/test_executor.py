@@ -71,7 +71,7 @@ if __name__ == "__main__":
 
 def test_slices_cover_every_item_once():
     items = list(range(17))
-    assert sorted(sum((slice_of(items, i, 4) for i in range(4)), [])) == items
+    assert sorted(item for i in range(4) for item in slice_of(items, i, 4)) == items
     with pytest.raises(UsageError):
         slice_of(items, 4, 4)
 
