@@ -1,0 +1,57 @@
+"""Writes docs/cli.md from the programs themselves: `python docs/make.py`. A test keeps the two equal."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+PROGRAMS = {"curate": "curate.cli", "pack": "pack.cli", "train": "train.cli", "gristmill": "train.suite"}
+
+
+def surface() -> dict[str, dict[str, dict[str, Any]]]:
+    """program -> command -> {"help", "arguments": [names], "options": {flag: (metavar or type, default, help)}}."""
+    from typer.main import get_command
+
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for program, module in PROGRAMS.items():
+        root = get_command(importlib.import_module(module).app)
+        commands = getattr(root, "commands", None) or {"": root}
+        out[program] = {name: _describe(command) for name, command in sorted(commands.items())}
+    return out
+
+
+def _describe(command: Any) -> dict[str, Any]:
+    arguments, flags = [], {}
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            name = (parameter.metavar or parameter.name.upper()).strip("[]")
+            arguments.append(name if parameter.required else f"[{name}]")
+        elif parameter.name != "help":
+            value = "" if getattr(parameter, "is_flag", False) else parameter.metavar or parameter.type.name.upper()
+            default = parameter.default
+            shown = "" if default in (None, False, True) or callable(default) else str(default)
+            flags[" / ".join([*parameter.opts, *parameter.secondary_opts])] = (value, shown, parameter.help or "")
+    text = (command.help or "").strip().split("\n\n")[0].replace("\n", " ")
+    return {"help": text, "arguments": arguments, "options": flags}
+
+
+def render() -> str:
+    """The whole of docs/cli.md."""
+    lines = ["# The commands", "", "Written by `python docs/make.py`; a test compares it with the programs.", ""]
+    for program, commands in surface().items():
+        lines += [f"## {program}", ""]
+        for name, entry in commands.items():
+            title = " ".join([program, name, *entry["arguments"]]).replace("  ", " ")
+            lines += [f"### `{title}`", "", entry["help"], ""]
+            if entry["options"]:
+                lines += ["| option | value | default | |", "|---|---|---|---|"]
+                for flag, (value, default, about) in entry["options"].items():
+                    cells = (f"`{flag}`", f"`{value}`" if value else "", f"`{default}`" if default else "", about)
+                    lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+                lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent / "cli.md").write_text(render(), encoding="utf-8")
