@@ -112,12 +112,12 @@ def main() -> None:
     rows = make(raw, int(options.gigabytes * 1e9))
     size = raw.stat().st_size
     python = [sys.executable, "-P"]
+    spread = ["--workers", str(options.workers), "--quiet", "--json"]
     contenders = {
         "bare json.loads loop": lambda: timed([*python, "-c", LOOP, str(raw)]),
         "datasets.load_dataset": lambda: timed([*python, "-c", DATASETS, str(raw), str(work / "cache")]),
         "curate filter": lambda: timed(
-            [*python, "-m", "curate", "filter", str(raw.parent), str(work / "out"), "--workers", str(options.workers)]
-            + ["--quiet", "--json"]
+            [*python, "-m", "curate", "filter", str(raw.parent), str(work / "out"), *spread]
         ),
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}

@@ -29,7 +29,7 @@ def digest_words(hexes: Sequence[str]) -> Words:
 
 
 def keyed(words: Words, seed: int, salt: int = 0) -> Words:
-    """A 64-bit digest of each row of `words` [n, 2] under a seed and a salt: rounds of splitmix64 (Steele et al., 2014)."""
+    """A 64-bit digest of each row of `words` [n, 2] under seed and salt: splitmix64 (Steele et al., 2014)."""
     with np.errstate(over="ignore"):
         state = np.full(len(words), np.uint64(seed))
         for word in (np.full(len(words), np.uint64(salt)), words[:, 0], words[:, 1]):

@@ -29,7 +29,7 @@ def pages(root):
 def command_lines(text):
     """Lines of code blocks (fenced or indented) that begin with one of our programs."""
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-        found = re.match(r"^(?:    |\t|\$ |)((?:%s) [a-z].*)$" % "|".join(PROGRAMS), line)
+        found = re.match(rf"^(?:    |\t|\$ |)((?:{'|'.join(PROGRAMS)}) [a-z].*)$", line)
         if found:
             yield re.split(r"\s{2,}|\s#", found.group(1))[0]
 
@@ -84,7 +84,9 @@ def test_nothing_committed_names_a_machine_or_a_registry(root):
     bad = []
     for name in names:
         path = root / name
-        if name and path.is_file() and path.suffix in (".py", ".md", ".toml", ".yaml", ".txt", ".jinja", ""):
-            if name != "tests/contract/test_docs.py" and pattern.search(path.read_text(errors="replace")):
-                bad.append(name)
+        texts = (".py", ".md", ".toml", ".yaml", ".txt", ".jinja", "")
+        if name == "tests/contract/test_docs.py" or not path.is_file() or path.suffix not in texts:
+            continue
+        if pattern.search(path.read_text(errors="replace")):
+            bad.append(name)
     assert bad == []
