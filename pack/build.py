@@ -1,0 +1,269 @@
+"""`pack build` on one page: records -> tokens -> lengths -> bins -> shards.
+
+Pass 1 encodes each file of records into a token store under `.work/`; the plan decides over lengths alone; pass 2
+gathers tokens into parts, bin by bin. Units leave markers, so a run that was killed goes on from the last finished
+unit; the manifest comes last. Memory is one batch a worker plus about 100 bytes a segment.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from curate.config import Resolved
+from curate.foundation.console import Console
+from curate.foundation.errors import DataError, UsageError
+from curate.foundation.executor import Executor
+from curate.foundation.store import MANIFEST, UNITS, Store, canonical, digest_of
+from pack import account, gather
+from pack.config import PackConfig
+from pack.encoding import WORK, TokenStore, Unit, encode, renderer
+from pack.mixture import epochs_of
+from pack.plan import Plan, Split, plan
+from pack.shards import ShardManifest
+
+OWN: Final = ("train", "eval", "removed", "tokenizer")
+CARD_FILES: Final = ("README.md", "card.json", "card.yaml", "figures")
+RENDERING: Final = ("template", "prompt_format", "loss_on", "control_tokens", "thinking", "tokenizer_engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a build needs: the two folders, the records' manifest and the resolved settings."""
+
+    out: Path
+    shards: Path
+    records: Mapping[str, Any]
+    resolved: Resolved[PackConfig]
+
+    @property
+    def config(self) -> PackConfig:
+        """The resolved settings."""
+        return self.resolved.config
+
+    @property
+    def settings(self) -> str:
+        """Canonical JSON of what shapes the token ids."""
+        chosen = {name: getattr(self.config, name) for name in RENDERING}
+        return canonical({**chosen, "tokenizer": self.config.tokenizer})
+
+
+def open_records(out: Path) -> dict[str, Any]:
+    """The manifest of a complete curated folder without open alarms; raises UsageError or DataError with a hint."""
+    if not out.is_dir():
+        raise UsageError(f"{out}: no such folder", hint=f"make it with: curate filter RAW {out}")
+    manifest = Store(out, "records").manifest()
+    if manifest.get("alarms") and not manifest.get("allow_wipeout"):
+        first = manifest["alarms"][0]
+        named = (
+            f"{first.get('stage')} emptied source {first.get('source')!r}" if isinstance(first, dict) else str(first)
+        )
+        raise DataError(
+            f"{out} has {len(manifest['alarms'])} open alarms ({named})",
+            hint=f"look at {out}/removed, then run: curate filter RAW {out} --allow-wipeout",
+        )
+    return manifest
+
+
+def check_target(shards: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds something else; with `overwrite`, drop what an earlier build left."""
+    if not shards.exists():
+        return
+    if not shards.is_dir():
+        raise UsageError(f"{shards} is a file", hint="name another folder")
+    ours = any((shards / name).exists() for name in (MANIFEST, UNITS, WORK))
+    rest = [path for path in shards.iterdir() if path.name not in CARD_FILES and not path.name.startswith(".lock")]
+    if rest and not ours:
+        raise UsageError(f"{shards} is not empty and was not made by pack", hint="name another folder, or empty it")
+    if (shards / MANIFEST).is_file():
+        Store(shards, "shards").manifest()  # another kind, or an altered manifest, is an error here
+    if overwrite:
+        for name in (MANIFEST, UNITS, WORK, *OWN):
+            path = shards / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def units_of(job: Build, identity: str) -> list[Unit]:
+    """One unit a file of records, in name order."""
+    files = {name: entry for name, entry in job.records["files"].items() if name.startswith("records/")}
+    return [
+        Unit(
+            name.removeprefix("records/").removesuffix(".parquet"),
+            str(job.out.resolve()),
+            name,
+            entry["digest"],
+            str(job.shards.resolve()),
+            job.settings,
+            identity,
+        )
+        for name, entry in sorted(files.items())
+    ]
+
+
+def build(job: Build, executor: Executor, console: Console, *, overwrite: bool = False) -> dict[str, Any]:
+    """Bring `job.shards` to completion under its lock and return the manifest; safe to kill and rerun at any point."""
+    check_target(job.shards, overwrite=overwrite)
+    store = Store(job.shards, "shards")
+    render = renderer(job.settings)
+    identity = digest_of([render.tokenizer.digest, render.facts()["template_digest"]])
+    key = digest_of([job.records["digest"], identity, _shaping(job.config), job.resolved.recipe])
+    with store.locked("pack build"):
+        store.sweep()
+        if store.complete() and store.manifest().get("build_key") == key and not _damaged(store):
+            console.say(f"{job.shards} is up to date")
+            _tidy(store)
+            return store.manifest()
+        store.remove(MANIFEST)
+        units = units_of(job, identity)
+        encoded = _encode(units, executor, console)
+        tokens = TokenStore(job.shards, units)
+        decided = plan(tokens, job.config)
+        pad_id = _pad_id(render.tokenizer)
+        splits = {
+            split.name: _gather(store, job, split, units, pad_id, executor, console)
+            for split in (decided.train, decided.held)
+        }
+        removed = account.removals(decided, tokens, units, job.config.ctx)
+        files = list(executor.map(gather.remove, removed, name=lambda removal: str(removal.name)))
+        files += [name for facts in splits.values() for name in facts["parts"]]
+        files += _save_tokenizer(store, render)
+        facts = {
+            **_facts(job, render, pad_id),
+            **_counts(job, decided, encoded, splits),
+            "template_failed": account.template_reasons(removed),
+            "build_key": key,
+        }
+        facts |= _shown(store, facts, files, render)
+        del tokens, decided
+        manifest = store.commit(facts, files)
+        _tidy(store)
+        return manifest
+
+
+def _encode(units: list[Unit], executor: Executor, console: Console) -> list[dict[str, Any]]:
+    out = []
+    with console.progress("tokenising", len(units), "files") as advance:
+        for summary in executor.map(encode, units, name=lambda unit: str(unit.file)):
+            out.append(summary)
+            advance(1)
+    return out
+
+
+def _gather(
+    store: Store, job: Build, split: Split, units: list[Unit], pad_id: int, executor: Executor, console: Console
+) -> dict[str, Any]:
+    """Write the plan of a split, then its parts; returns the split's facts."""
+    ctx = job.config.ctx
+    for field in gather.FIELDS:
+        with store.writing(gather.plan_file(split.name, field)) as temp, temp.open("wb") as file:
+            np.save(file, getattr(split, field), allow_pickle=False)
+    digest, shards = split.digest(), str(job.shards.resolve())
+    parts = [
+        gather.Part(shards, tuple(units), split.name, number, first, last, ctx, pad_id, digest)
+        for number, (first, last) in enumerate(gather.part_edges(len(split.rows) - 1, ctx))
+    ]
+    totals = []
+    with console.progress(f"packing {split.name}", len(parts), "parts") as advance:
+        for wrote in executor.map(gather.gather, parts, name=lambda part: str(part.name)):
+            totals.append(wrote)
+            advance(1)
+    return account.split_facts(split, ctx, totals, [part.name for part in parts])
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """The tokenizer's pad, else its end of sequence, else 0; pad carries no loss whatever it is."""
+    return next(int(token) for token in (tokenizer.pad_id, tokenizer.eos_id, 0) if token is not None)
+
+
+def _save_tokenizer(store: Store, render: Any) -> list[str]:
+    folder = store.path("tokenizer")
+    shutil.rmtree(folder, ignore_errors=True)
+    render.save(folder)
+    return [name for name in store.names() if name.startswith("tokenizer/")]
+
+
+def _shaping(config: PackConfig) -> dict[str, Any]:
+    """The settings without the tokenizer's path: its digest says which it is."""
+    return {key: value for key, value in config.model_dump(mode="json").items() if key != "tokenizer"}
+
+
+def _facts(job: Build, render: Any, pad_id: int) -> dict[str, Any]:
+    """What was asked and with which tokenizer."""
+    tokenizer, rendering = render.tokenizer, render.facts()
+    return {
+        "format_version": 1,
+        "ctx": job.config.ctx,
+        "pad_id": pad_id,
+        "tokenizer": {"name": tokenizer.name, "digest": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
+        "embedded_tokenizer": tokenizer.name == "embedded",
+        "rendering": rendering,
+        "template_digest": rendering["template_digest"],
+        "terminators": [int(token) for token in render.terminators],
+        "added_tokens": list(rendering.get("added_tokens", [])),
+        "algorithm": job.config.algorithm,
+        "window": job.config.window,
+        "seed": job.config.seed,
+        "config": job.config.model_dump(mode="json"),
+        "config_digest": digest_of(_shaping(job.config)),
+        "input": {"digest": job.records["digest"], "config_digest": job.records.get("config_digest")},
+        "recipe": job.resolved.recipe,
+        "recipe_name": job.resolved.name,
+    }
+
+
+def _counts(
+    job: Build, decided: Plan, encoded: list[dict[str, Any]], splits: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    names = decided.documents.names
+    sources = account.by_source(decided, encoded, epochs_of(names, job.config.epochs))
+    for name, entry in sources.items():
+        known = job.records.get("sources", {}).get(name, {})
+        entry["licence"] = known.get("licence", "unknown")
+        if not account.law(entry):
+            raise DataError(f"source {name}: the records do not add up: {entry}")
+    summed = ("records", "packed", "eval", "overlong", "template_failed", "not_drawn", "documents", "tokens", "trained")
+    return {
+        "sources": sources,
+        "totals": {key: sum(entry[key] for entry in sources.values()) for key in summed},
+        "splits": {name: dict(facts) for name, facts in splits.items() if facts["rows"]},
+        "lengths": account.histogram(decided),
+    }
+
+
+def _shown(store: Store, facts: Mapping[str, Any], files: list[str], render: Any) -> dict[str, Any]:
+    """The fingerprint, and what the card draws from the shards themselves."""
+    reader = ShardManifest(store.root, facts).open("train")
+    parts = [name for split in facts["splits"].values() for name in split["parts"]]
+    entries = {name: store.entry(name)["digest"] for name in parts}
+    identity = [facts["config_digest"], facts["tokenizer"]["digest"], facts["template_digest"], facts["pad_id"]]
+    return {
+        "fingerprint": digest_of([entries, identity]),
+        "ribbon": account.ribbon(reader),
+        "samples": account.samples(reader, render.tokenizer),
+        "bytes": sum(store.path(name).stat().st_size for name in parts),
+    }
+
+
+def _damaged(store: Store) -> bool:
+    """Whether a file of the manifest is missing or has another size (digests are for `pack verify`)."""
+    files = store.manifest()["files"]
+    return any(
+        not store.path(name).is_file() or store.path(name).stat().st_size != entry["bytes"]
+        for name, entry in files.items()
+    )
+
+
+def _tidy(store: Store) -> None:
+    """Remove work files and what an earlier build left that the manifest does not name."""
+    for name in (WORK, UNITS):
+        shutil.rmtree(store.path(name), ignore_errors=True)
+    kept = store.manifest()["files"]
+    for name in store.names():
+        if name.split("/")[0] in OWN and name not in kept:
+            store.remove(name)
+    store.sweep()
