@@ -194,8 +194,6 @@ def device_of(config: TrainConfig) -> str:
     import torch
 
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
-        if config.precision == "bf16" and config.device == "cuda":
-            raise UsageError("--precision bf16: no GPU here", hint="leave it out")
         return "cpu"
     if not torch.cuda.is_available():
         raise UsageError(

@@ -103,5 +103,5 @@ def scale(step: int, steps: int, warmup: float) -> float:
     """The learning rate's share at a step (0-based): linear warmup, then a cosine to 0 (as `get_scheduler("cosine")`)."""
     rise = math.ceil(steps * warmup)
     if step < rise:
-        return step / rise if rise > 1 else 1.0
+        return step / rise
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, steps - rise))))
