@@ -1,0 +1,135 @@
+"""The messages of a batch as flat columns: what every stage looks at.
+
+`unfold` makes views, not copies, of the list's children; row i owns the messages `starts[i]:starts[i+1]`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from curate.record import ROLES
+
+SYSTEM, USER, ASSISTANT, TOOL = range(4)
+
+
+@dataclass(slots=True, frozen=True)
+class Measures:
+    """Per text: code points, code points without white space at the ends, and `kernels` flags."""
+
+    chars: NDArray[np.int64]
+    stripped: NDArray[np.int64]
+    flags: NDArray[np.uint8]
+
+
+@dataclass
+class Messages:
+    """The messages of a batch: `starts` int64[rows + 1], `roles` uint8 indices into ROLES, one entry a message."""
+
+    starts: NDArray[np.int64]
+    fields: dict[str, Any]
+
+    @cached_property
+    def roles(self) -> NDArray[np.uint8]:
+        """Role codes; the columns of `ROLES` in order."""
+        codes = pc.index_in(self.fields["role"], pa.array(ROLES, self.fields["role"].type))
+        return np.asarray(codes.to_numpy(zero_copy_only=False)).astype(np.uint8)
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """The row that each message belongs to."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    @cached_property
+    def content(self) -> Measures:
+        """Measures of `content`, null as empty."""
+        return measure(self.fields["content"])
+
+    @cached_property
+    def calls(self) -> NDArray[np.bool_]:
+        """Whether a message carries tool calls."""
+        return np.asarray(pc.is_valid(self.fields["tool_calls"]).to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+    def per_row(self, values: NDArray[Any], where: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """The sum of a value over the messages of each row, or over those where `where` holds."""
+        chosen = values if where is None else np.where(where, values, 0)
+        sums = np.concatenate([[0], np.cumsum(chosen, dtype=np.int64)])
+        return np.asarray(sums[self.starts[1:]] - sums[self.starts[:-1]], dtype=np.int64)
+
+    def last(self, where: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """For each row the index of its last message where `where` holds, -1 without one."""
+        at = np.where(where, np.arange(len(where)), -1)
+        seen = np.concatenate([[-1], np.maximum.accumulate(at)]) if len(at) else np.array([-1])
+        found = seen[self.starts[1:]]
+        return np.asarray(np.where(found >= self.starts[:-1], found, -1), dtype=np.int64)
+
+
+def unfold(table: pa.Table) -> Messages:
+    """The messages of a table under `record.SCHEMA`."""
+    column = table.column("messages").combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # an empty column stays chunked in some releases
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    offsets = np.asarray(column.offsets.to_numpy(zero_copy_only=False)).astype(np.int64)
+    if len(column) == 0:
+        offsets = np.zeros(1, np.int64)
+    struct = column.flatten()
+    names = [struct.type.field(i).name for i in range(struct.type.num_fields)]
+    return Messages(starts=offsets - offsets[0], fields=dict(zip(names, struct.flatten(), strict=True)))
+
+
+def joined(column: Any) -> Any:
+    """A chunked string column as one large_string array."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_string())
+    return array.cast(pa.large_string()) if array.type != pa.large_string() else array
+
+
+def buffers(array: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bytes and the int64[n + 1] offsets of a large_string array; nulls as empty texts."""
+    if array.null_count:
+        array = pc.fill_null(array, "")
+    _, offsets, data = array.buffers()
+    if len(array) == 0:
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    at = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    return (np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)), at
+
+
+def measure(array: Any) -> Measures:
+    """Count and classify every text of a large_string array."""
+    from curate import kernels
+
+    data, at = buffers(array)
+    size = len(at) - 1
+    chars, stripped, flags = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.uint8)
+    kernels.measure(data, at, kernels.SPACE, chars, stripped, flags)
+    return Measures(chars, stripped, flags)
+
+
+def nfc(array: Any, flags: NDArray[np.uint8] | None = None) -> Any:
+    """A large_string array in Unicode NFC; only texts that may change are looked at."""
+    from curate import kernels
+
+    flags = measure(array).flags if flags is None else flags
+    suspects = np.flatnonzero(flags & kernels.NFC_SUSPECT)
+    if not len(suspects):
+        return array
+    texts = array.take(pa.array(suspects)).to_pylist()
+    changed = [(at, new) for at, old in zip(suspects, texts, strict=True) if (new := _composed(old)) != old]
+    if not changed:
+        return array
+    mask = np.zeros(len(array), np.bool_)
+    mask[[at for at, _ in changed]] = True
+    return pc.replace_with_mask(array, pa.array(mask), pa.array([new for _, new in changed], pa.large_string()))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
