@@ -1,0 +1,114 @@
+"""Character spans to token masks, and the check that every mask passes before it leaves.
+
+Tokens spell bytes: when the bytes of the ids equal the text, cumulative lengths are exact borders. Otherwise (a
+normalizer changed the text) the library's character offsets are used and the decoded spans are compared.
+A token that overlaps a trained span is trained, so one straddling header and answer is.
+Cost: about 10 us a record and 0.05 us a token.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pack.engines import Ids
+from pack.rendering import TemplateFailed
+from pack.tokenizing import Tokenizer
+
+Span = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Ids and their borders, in bytes of the UTF-8 text when `exact`, else in characters."""
+
+    ids: Ids
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    exact: bool
+
+
+def borders(tokenizer: Tokenizer, raw: bytes, ids: Ids) -> Tokens | None:
+    """The borders of the tokens that spell `raw`, None when they spell something else (a normalizer's work)."""
+    if spell(tokenizer, ids) != raw:
+        return None
+    widths = tokenizer.token_lengths[ids]
+    ends = np.cumsum(widths)
+    return Tokens(ids, ends - widths, ends, True)
+
+
+def spell(tokenizer: Tokenizer, ids: Ids) -> bytes | None:
+    """The bytes some ids spell, None for a tokenizer whose tokens spell nothing fixed."""
+    table = tokenizer.token_bytes
+    return None if table is None else b"".join(map(table.__getitem__, ids.tolist()))
+
+
+def by_offsets(ids: Sequence[int], offsets: Sequence[Span], length: int) -> tuple[Tokens, int]:
+    """Borders from the library's character offsets, and the text's length; an empty offset counts as one character."""
+    pairs = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    ends = np.maximum(pairs[:, 1], pairs[:, 0] + 1)
+    return Tokens(np.array(ids, dtype=np.int32), pairs[:, 0], ends, False), length
+
+
+def join(chunks: Sequence[tuple[Tokens, int]]) -> Tokens:
+    """The tokens of consecutive pieces of one text as one, borders shifted."""
+    bases = np.cumsum([0, *(length for _, length in chunks)]).tolist()
+    starts = np.concatenate([part.starts + base for (part, _), base in zip(chunks, bases, strict=False)])
+    ends = np.concatenate([part.ends + base for (part, _), base in zip(chunks, bases, strict=False)])
+    return Tokens(np.concatenate([part.ids for part, _ in chunks]), starts, ends, False)
+
+
+def to_bytes(text: str, spans: Sequence[Span]) -> list[Span]:
+    """Character spans of a text as byte spans of its UTF-8; spans in ascending order."""
+    if text.isascii():
+        return list(spans)
+    found, at, size = [], 0, 0
+    for start, end in spans:
+        size += len(text[at:start].encode())
+        width = len(text[start:end].encode())
+        found.append((size, size + width))
+        size, at = size + width, end
+    return found
+
+
+def token_ranges(tokens: Tokens, spans: Sequence[Span]) -> list[Span]:
+    """Token ranges [a, b) that overlap each span (in the tokens' own unit)."""
+    flat = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    first = np.searchsorted(tokens.ends, flat[:, 0], side="right")
+    last = np.searchsorted(tokens.starts, flat[:, 1], side="left")
+    return [(int(a), int(b)) for a, b in zip(first, last, strict=True)]
+
+
+def check(tokens: Tokens, mask: NDArray[np.bool_], spans: Sequence[Span], stops: Sequence[int | None]) -> None:
+    """Refuse a mask that is not exactly the spans, each ending in its terminator.
+
+    Counted from the mask, not from how it was made: the runs of trained tokens are as many as the spans' union asks,
+    every token inside a span is trained, none wholly outside is, and each span's last token is its terminator.
+    Raises TemplateFailed: no-trained-token, span-mismatch, no-terminator.
+    """
+    if not mask.any():
+        raise TemplateFailed("no-trained-token")
+    depth = np.zeros(len(mask) + 1, dtype=np.int32)
+    for (start, end), stop in zip(spans, stops, strict=True):
+        touched = np.flatnonzero((tokens.starts < end) & (tokens.ends > start)) if len(mask) < 64 else None
+        a = int(np.searchsorted(tokens.ends, start, side="right")) if touched is None else int(touched[0])
+        b = int(np.searchsorted(tokens.starts, end, side="left")) if touched is None else int(touched[-1]) + 1
+        if stop is not None and (tokens.ids[b - 1] != stop or tokens.ends[b - 1] != end):
+            raise TemplateFailed("no-terminator", "a trained span does not end with its terminator")
+        depth[a] += 1
+        depth[b] -= 1
+    if not np.array_equal(np.cumsum(depth[:-1]) > 0, mask):
+        raise TemplateFailed("span-mismatch", "the mask is not the trained spans")
+
+
+def same_text(decoded: str, text: str) -> bool:
+    """Whether a decoded span holds a text, but for what normalizers change."""
+    return _plain(text) in _plain(decoded)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).replace("▁", " ").strip()
