@@ -1,9 +1,10 @@
 """Checkpoints: a folder that is there whole or not at all.
 
-`checkpoints/step-00000100/` holds `model.safetensors` (parameters and buffers), `state.safetensors` (optimizer moments and
-the states of the random generators) and `state.json` (where the run stands, what it was run on, the digests of the two).
-It is written under a temporary name, synced and renamed; a run goes on from the newest one whose digests hold. Nothing
-is pickled. Cost: three times the trained weights on disk for each one kept.
+`checkpoints/step-00000100/` holds `model.safetensors` (parameters and buffers), `state.safetensors` (optimizer moments) and
+`state.json` (where the run stands, what it was run on, the digests of the two). It is written under a temporary name,
+synced and renamed; a run goes on from the newest one whose digests hold. The random generators need no place in it:
+each step seeds them from (seed, step, rank). Nothing is pickled. Cost: three times the trained weights on disk for
+each one kept.
 """
 
 from __future__ import annotations
@@ -62,21 +63,6 @@ class Identity:
         return lines
 
 
-def random_states() -> dict[str, torch.Tensor]:
-    """The states of torch's generators."""
-    states = {"rng/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["rng/cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def restore_random(states: dict[str, torch.Tensor]) -> None:
-    """Set torch's generators back."""
-    torch.set_rng_state(states["rng/cpu"].cpu())
-    if "rng/cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["rng/cuda"].cpu())
-
-
 def save(
     run: Path,
     model: torch.nn.Module,
@@ -84,7 +70,6 @@ def save(
     progress: Progress,
     identity: Identity,
     *,
-    random: dict[str, torch.Tensor],
     epoch: int,
     keep: int,
 ) -> Path:
@@ -99,7 +84,7 @@ def save(
     temp.mkdir()
     try:
         save_file(_weights(model), temp / MODEL)
-        save_file(_moments(model, optimizer) | random, temp / STATE)
+        save_file(_moments(model, optimizer), temp / STATE)
         index = {
             **asdict(progress),
             "epoch": epoch,
@@ -172,7 +157,7 @@ def newest(run: Path, identity: Identity) -> tuple[Path | None, list[str]]:
 
 
 def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a checkpoint (already checked by `newest`) back into model, optimizer and generators."""
+    """Put a checkpoint (already checked by `newest`) back into model and optimizer."""
     index = json.loads((path / INDEX).read_text())
     weights, state = load_file(path / MODEL), load_file(path / STATE)
     with torch.no_grad():
@@ -182,10 +167,8 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in state.items():
         kind, _, name = key.partition("/")
-        if kind != "rng":
-            moments.setdefault(names.index(name), {})[kind] = tensor
+        moments.setdefault(names.index(name), {})[kind] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    restore_random({key: tensor for key, tensor in state.items() if key.startswith("rng/")})
     return Progress(**{key: index[key] for key in ("step", "samples", "tokens", "trained_tokens")})
 
 

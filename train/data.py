@@ -68,16 +68,18 @@ class Split:
     def __init__(self, paths: Sequence[Path], ctx: int) -> None:
         self.ctx = ctx
         self._batches: list[dict[str, Any]] = []
-        starts, trained, examples = [0], [], 0
+        starts, trained, pads, examples = [0], [], [], 0
         for path in paths:
             for batch in _record_batches(path):
                 self._batches.append(_views(batch, ctx, path))
                 starts.append(starts[-1] + batch.num_rows)
                 trained.append(self._batches[-1]["trained"])
+                pads.append(self._batches[-1]["pad"])
                 examples += len(batch.column("segments").flatten())
         self._starts = np.asarray(starts)
         self.rows = int(starts[-1])
         self.row_trained: Ints = np.concatenate(trained) if trained else np.zeros(0, np.int32)
+        self.row_pad: Ints = np.concatenate(pads) if pads else np.zeros(0, np.int32)
         self.trained = int(self.row_trained.sum(dtype=np.int64))
         self.examples = examples
 

@@ -1,0 +1,92 @@
+"""`final/`: a folder that serves as it is, and the smoke generation that shows it."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from curate.foundation.errors import GristmillError
+from curate.foundation.store import Store, sync_folder
+from train.data import Row, Shards
+
+FOLDER: Final = "final"
+
+
+def save_final(store: Store, model: Any, shards: Shards) -> list[str]:
+    """Write weights, configuration, tokenizer and generation configuration to `final/`, whole or not at all.
+
+    The generation configuration stops at the terminators that were trained. Returns the names of the files.
+    """
+    target = store.root / FOLDER
+    temp = store.root / f".{FOLDER}.tmp-{secrets.token_hex(6)}"
+    try:
+        _fill(temp, model, shards)
+        shutil.rmtree(target, ignore_errors=True)
+        temp.rename(target)
+    except BaseException:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise
+    sync_folder(store.root)
+    return sorted(path.relative_to(store.root).as_posix() for path in target.rglob("*") if path.is_file())
+
+
+def _fill(folder: Path, model: Any, shards: Shards) -> None:
+    from transformers import GenerationConfig
+
+    terminators, pad = list(shards.manifest["terminators"]), shards.manifest["pad_id"]
+    before = model.config._attn_implementation
+    model.set_attn_implementation("sdpa")
+    model.config.eos_token_id = terminators
+    generation = getattr(model, "generation_config", None) or GenerationConfig()
+    generation.eos_token_id, generation.pad_token_id = terminators, pad
+    model.generation_config = generation
+    try:
+        model.save_pretrained(folder)
+        shutil.copytree(shards.tokenizer, folder, dirs_exist_ok=True)
+    finally:
+        model.set_attn_implementation(before)
+
+
+def smoke(final: Path, shards: Shards, tokens: int) -> dict[str, Any]:
+    """Load `final/` with plain transformers, answer one real prompt greedily, and say whether the answer stops.
+
+    Raises `GristmillError` when weights are missing or unknown; a model that does not stop is reported, not refused.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, info = AutoModelForCausalLM.from_pretrained(str(final), output_loading_info=True, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(final), local_files_only=True)
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise GristmillError(f"{final}: does not load: {info}", hint="this is a defect of ours: please report it")
+    prompt = real_prompt(shards, tokens)
+    ids = torch.tensor([prompt])
+    with torch.no_grad():
+        out = model.eval().generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, num_beams=1
+        )
+    answer = out[0, len(prompt) :].tolist()
+    stops = set(model.generation_config.eos_token_id)
+    return {
+        "loads": True,
+        "has_chat_template": bool(tokenizer.chat_template),
+        "prompt_tokens": len(prompt),
+        "new_tokens": len(answer),
+        "stopped": bool(answer) and answer[-1] in stops,
+    }
+
+
+def real_prompt(shards: Shards, room: int) -> list[int]:
+    """The tokens before the first trained one of a real segment, from the eval split when there is one."""
+    split = shards.eval if shards.eval.trained else shards.train
+    for number in (split.row_trained > 0).nonzero()[0]:
+        row: Row = split[int(number)]
+        for segment in row.segments:
+            if segment["trained"]:
+                labels = row.labels[segment["start"] : segment["start"] + segment["length"]]
+                first = int((labels >= 0).argmax())
+                ids = row.input_ids[segment["start"] : segment["start"] + first]
+                return [int(token) for token in ids[-max(1, shards.ctx - room) :]]
+    raise AssertionError("Shards refuses a train split without trained tokens")
