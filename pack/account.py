@@ -38,6 +38,7 @@ def by_source(plan: Plan, encoded: Sequence[Mapping[str, Mapping[str, int]]], ep
             **{{"template": "template_failed", "notdrawn": "not_drawn"}.get(key, key): n for key, n in fates.items()},
             "epochs": epochs[code],
             "lost": {key.removeprefix("lost:"): n for key, n in sorted(found.items()) if key.startswith("lost:")},
+            **{name: found.get(name, 0) for name in ("control", "stop_added", "straddled")},
             **_amounts(plan.train, code),
             "eval_documents": int((plan.held.sources == code).sum()),
             "eval_tokens": int(plan.held.lengths[plan.held.sources == code].sum()),

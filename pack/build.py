@@ -7,9 +7,10 @@ unit; the manifest comes last. Memory is one batch a worker plus about 100 bytes
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from curate.foundation.executor import Executor
 from curate.foundation.store import MANIFEST, UNITS, Store, canonical, digest_of
 from pack import account, gather
 from pack.config import PackConfig
-from pack.encoding import WORK, TokenStore, Unit, encode, renderer
+from pack.encoding import WORK, TokenStore, Unit, encode, renderer, sample
 from pack.mixture import epochs_of
 from pack.plan import Plan, Split, plan
 from pack.shards import ShardManifest
@@ -110,7 +111,8 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
     check_target(job.shards, overwrite=overwrite)
     store = Store(job.shards, "shards")
     render = renderer(job.settings)
-    identity = digest_of([render.tokenizer.digest, render.facts()["template_digest"]])
+    rendering = render.facts()
+    identity = digest_of([rendering[name] for name in ("tokenizer_digest", "template_digest", "prompt_format")])
     key = digest_of([job.records["digest"], identity, _shaping(job.config), job.resolved.recipe])
     with store.locked("pack build"):
         store.sweep()
@@ -119,7 +121,7 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
             _tidy(store)
             return store.manifest()
         store.remove(MANIFEST)
-        units = units_of(job, identity)
+        units = _guarded(units_of(job, identity), render)
         encoded = _encode(units, executor, console)
         tokens = TokenStore(job.shards, units)
         decided = plan(tokens, job.config)
@@ -143,6 +145,16 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
         manifest = store.commit(facts, files)
         _tidy(store)
         return manifest
+
+
+def _guarded(units: list[Unit], render: Any) -> list[Unit]:
+    """Let the engine prove itself on the user's own records; a fast engine that fails is switched off for all."""
+    asked = render.verdict.engine
+    if render.guard(sample(units)).engine == asked:
+        return units
+    return [
+        replace(unit, settings=canonical({**json.loads(unit.settings), "tokenizer_engine": "hf"})) for unit in units
+    ]
 
 
 def _encode(units: list[Unit], executor: Executor, console: Console) -> list[dict[str, Any]]:
@@ -183,7 +195,7 @@ def _pad_id(tokenizer: Any) -> int:
 def _save_tokenizer(store: Store, render: Any) -> list[str]:
     folder = store.path("tokenizer")
     shutil.rmtree(folder, ignore_errors=True)
-    render.save(folder)
+    render.tokenizer.save(folder, render.template)
     return [name for name in store.names() if name.startswith("tokenizer/")]
 
 
@@ -195,6 +207,7 @@ def _shaping(config: PackConfig) -> dict[str, Any]:
 def _facts(job: Build, render: Any, pad_id: int) -> dict[str, Any]:
     """What was asked and with which tokenizer."""
     tokenizer, rendering = render.tokenizer, render.facts()
+    rendering.pop("counts")  # of this process alone; the sources below count everything
     return {
         "format_version": 1,
         "ctx": job.config.ctx,
@@ -203,8 +216,9 @@ def _facts(job: Build, render: Any, pad_id: int) -> dict[str, Any]:
         "embedded_tokenizer": tokenizer.name == "embedded",
         "rendering": rendering,
         "template_digest": rendering["template_digest"],
-        "terminators": [int(token) for token in render.terminators],
-        "added_tokens": list(rendering.get("added_tokens", [])),
+        "terminators": rendering["terminators"],
+        "added_tokens": rendering["added_tokens"],
+        "engine": rendering["engine"],
         "algorithm": job.config.algorithm,
         "window": job.config.window,
         "seed": job.config.seed,
@@ -240,7 +254,7 @@ def _shown(store: Store, facts: Mapping[str, Any], files: list[str], render: Any
     reader = ShardManifest(store.root, facts).open("train")
     parts = [name for split in facts["splits"].values() for name in split["parts"]]
     entries = {name: store.entry(name)["digest"] for name in parts}
-    identity = [facts["config_digest"], facts["tokenizer"]["digest"], facts["template_digest"], facts["pad_id"]]
+    identity = [facts[key] for key in ("config_digest", "tokenizer", "template_digest", "pad_id", "terminators")]
     return {
         "fingerprint": digest_of([entries, identity]),
         "ribbon": account.ribbon(reader),

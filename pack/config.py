@@ -21,7 +21,7 @@ class PackConfig(BaseModel):
     window: int = Field(50_000, ge=0)
     overlong: Literal["drop", "truncate", "error"] = "drop"
     control_tokens: Literal["text", "strip", "reject"] = "text"
-    thinking: Literal["last", "turns"] = "last"
+    thinking: Literal["last", "split", "all"] = "last"
     tokenizer_engine: Literal["auto", "hf", "gigatoken"] = "auto"
     eval_fraction: float = Field(0.05, ge=0.0, lt=1.0)
     seed: int = Field(0, ge=0, lt=1 << 63)

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from curate.foundation.errors import DataError
 from curate.foundation.store import Store, digest_file, digest_of
 from curate.record import SCHEMA as RECORD
-from curate.record import from_row
+from curate.record import Message, from_row
 from pack.shards import TRAINED_BIT
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def renderer(settings: str) -> Renderer:
         loss_on=chosen["loss_on"],
         control_tokens=chosen["control_tokens"],
         thinking=chosen["thinking"],
+        engine=chosen["tokenizer_engine"],
     )
 
 
@@ -118,6 +119,18 @@ def encode(unit: Unit) -> dict[str, Any]:
     return summary
 
 
+def sample(units: Sequence[Unit], limit: int = 256) -> list[tuple[Sequence[Message], str | None]]:
+    """The first records of each unit, about `limit` in all, for the engine's guard."""
+    each = -(-limit // max(1, len(units)))
+    found: list[tuple[Sequence[Message], str | None]] = []
+    for unit in units[:limit]:
+        with pq.ParquetFile(Path(unit.records) / unit.file) as file:
+            for batch in file.iter_batches(batch_size=each, columns=RECORD.names):
+                found += [(from_row(row).messages, row["tools"]) for row in batch.to_pylist()]
+                break
+    return found
+
+
 def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
     """Rows of a records file with their numbers under `row`, in bounded batches."""
     first = 0
@@ -141,9 +154,12 @@ def _encode_batch(
         if not isinstance(result, list):
             _row(columns, row, 0, 0, 0, str(result))
             continue
-        count.update(f"lost:{name}" for encoded in result for name in encoded.lost)
+        count.update(f"lost:{name}" for name in result[-1].lost)  # a record is one, whatever its segments
         for number, encoded in enumerate(result):
             trained = int(np.count_nonzero(encoded.mask[1:]))
+            for name in ("control", "stop_added", "straddled"):
+                if happened := int(getattr(encoded, name)):
+                    count[name] += happened
             _row(columns, row, number, len(encoded.ids), trained, None)
             tokens.write(memoryview(_stored(encoded)))
     return pa.RecordBatch.from_pydict(columns, schema=DOCUMENT)

@@ -1,0 +1,174 @@
+"""Looking at shards: one row painted, one record traced, the counts of a build.
+
+Painting decodes a row once, run by run (segment x trained), so it costs milliseconds; tracing reads only the
+`segments` column of the memory-mapped parts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.foundation.console import printable
+from curate.foundation.errors import UsageError
+from pack.shards import SPLITS, ShardManifest
+
+COLOURS: Final = ("cyan", "magenta", "yellow", "green", "blue", "red")
+Said = tuple[Any, str]
+
+
+def runs(labels: np.ndarray, start: int, length: int) -> list[tuple[int, int, bool]]:
+    """Maximal stretches [start, stop) of one segment that are all trained or all not."""
+    trained = labels[start : start + length] >= 0
+    edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), length]
+    return [(start + a, start + b, bool(trained[a])) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def row(shards: ShardManifest, split: str, index: int) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """One row as JSON data and as (style, text) pieces; a style is "" for plain text."""
+    from pack.tokenizing import Tokenizer
+
+    reader = shards.open(split)
+    if not 0 <= index < len(reader):
+        last = f"rows are 0 to {len(reader) - 1}" if len(reader) else f"the split {split!r} is empty"
+        raise UsageError(f"--row {index}: no such row in {shards.root}/{split}", hint=last)
+    tokenizer, packed, segments = Tokenizer.load(shards.tokenizer), reader.row(index), reader.segments(index)
+    pieces: list[tuple[str, str]] = [("bold", f"{split} row {index}, {shards.ctx} tokens, {len(segments)} segments\n")]
+    for number, segment in enumerate(segments):
+        colour = COLOURS[number % len(COLOURS)]
+        told = f"{segment['id']}  {segment['source']}  epoch {segment['epoch']}"
+        counts = f"{segment['start']}+{segment['length']}, {segment['trained']} trained"
+        pieces.append((f"reverse {colour}", printable(f"── segment {number}  {told}  {counts} ──")))
+        pieces.append(("", "\n"))
+        segment["text"] = []
+        for start, stop, trained in runs(packed["labels"], segment["start"], segment["length"]):
+            text = printable(tokenizer.decode(packed["input_ids"][start:stop].tolist()))
+            segment["text"].append({"start": start, "trained": trained, "text": text})
+            pieces.append((f"bold {colour}" if trained else f"dim {colour}", text))
+        pieces.append(("", "\n"))
+    pad = shards.ctx - sum(segment["length"] for segment in segments)
+    pieces.append(("dim", f"── pad {pad} ──\n"))
+    return {"split": split, "row": index, "segments": segments, "pad": pad}, pieces
+
+
+def painted(pieces: list[tuple[str, str]]) -> str:
+    """The pieces as plain text: trained text between guillemets, which no colour needs to carry."""
+    return "".join(f"«{text}»" if style.startswith("bold ") else text for style, text in pieces)
+
+
+def paint(pieces: list[tuple[str, str]]) -> None:
+    """Print the pieces to the terminal in colour."""
+    from rich.console import Console
+    from rich.text import Text
+
+    out = Text()
+    for style, text in pieces:
+        out.append(text, style=style)
+    Console(highlight=False, soft_wrap=True).print(out, end="")
+
+
+def places(shards: ShardManifest, ident: str) -> list[dict[str, Any]]:
+    """Every place of a record: split, part, row, start and length of each of its segments."""
+    found = []
+    for split in SPLITS:
+        for path, first, batch in shards.open(split).batches():
+            column = batch.column("segments")
+            hits = np.flatnonzero(pc.equal(column.values.field("id"), ident).to_numpy(zero_copy_only=False))
+            rows = np.searchsorted(column.offsets.to_numpy(), hits, side="right") - 1
+            for hit, local in zip(hits.tolist(), rows.tolist(), strict=True):
+                part = path.relative_to(shards.root).as_posix()
+                found.append({"split": split, "part": part, "row": first + local, **column.values[hit].as_py()})
+    return found
+
+
+def removed(shards: ShardManifest, ident: str) -> list[dict[str, Any]]:
+    """Where a record lies in `removed/` and why."""
+    found = []
+    for name in shards.facts["files"]:
+        if not name.startswith("removed/"):
+            continue
+        table = pq.read_table(shards.root / name, columns=["id", "source", "origin", "reason"])
+        for hit in table.filter(pc.equal(table.column("id"), ident)).to_pylist():
+            found.append({"file": name, "fate": name.split("/")[1], **hit})
+    return found
+
+
+def explain(root: Path, ident: str) -> Said:
+    """Follow a record to its rows, or to the reason it is not there; an unknown id is a UsageError."""
+    shards = ShardManifest.read(root)
+    here, gone = places(shards, ident), removed(shards, ident)
+    if not here and not gone:
+        raise UsageError(f"{ident}: not in {root}", hint=f"it may have gone before packing: curate explain {ident}")
+    lines = [
+        f"{place['split']} row {place['row']} ({place['part']}), tokens {place['start']} to "
+        f"{place['start'] + place['length']}, {place['trained']} trained, epoch {place['epoch']}"
+        for place in here
+    ]
+    lines += [
+        f"not packed ({entry['fate']}): {printable(entry['reason'])}; kept whole in {entry['file']}" for entry in gone
+    ]
+    if here:
+        lines.append(f"look: pack show {root} --split {here[0]['split']} --row {here[0]['row']}")
+    return {"id": ident, "placed": here, "removed": gone}, "\n".join(lines)
+
+
+def find_row(shards: ShardManifest, ident: str, split: str | None) -> tuple[str, int]:
+    """The first row that holds a record."""
+    for place in places(shards, ident):
+        if split in (None, place["split"]):
+            return place["split"], place["row"]
+    gone = removed(shards, ident)
+    reason = f": {gone[0]['fate']}, {printable(gone[0]['reason'])}" if gone else ""
+    raise UsageError(f"{ident} is in no row of {shards.root}{reason}", hint=f"see: pack explain {ident} {shards.root}")
+
+
+def stats(root: Path) -> Said:
+    """The counts of a build, from the manifest alone."""
+    facts = ShardManifest.read(root).facts
+    keys = ("ctx", "splits", "sources", "totals", "lengths", "engine", "tokenizer", "fingerprint", "embedded_tokenizer")
+    return {key: facts[key] for key in keys}, report(facts)
+
+
+def report(facts: Any) -> str:
+    """The closing table of a build: the law by source, then rows, fill and bound by split."""
+    heads = (
+        "source",
+        "records",
+        "packed",
+        "eval",
+        "over-long",
+        "template",
+        "not drawn",
+        "tokens",
+        "trained %",
+        "epochs",
+    )
+    rows = [heads]
+    for name, entry in [*facts["sources"].items(), ("total", facts["totals"])]:
+        counts = [
+            entry[key] for key in ("records", "packed", "eval", "overlong", "template_failed", "not_drawn", "tokens")
+        ]
+        share = f"{100 * entry['trained'] / entry['tokens']:.1f}" if entry["tokens"] else "-"
+        epochs = f"{entry['epochs']:g}" if "epochs" in entry else ""
+        rows.append((printable(name), *(f"{count:,}" for count in counts), share, epochs))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    for split, entry in facts["splits"].items():
+        lines.append(
+            f"{split}: {entry['rows']:,} rows of {facts['ctx']:,} (bound {entry['lower_bound']:,}), "
+            f"fill {100 * entry['fill']:.2f} %, {entry['segments']:,} segments, "
+            f"{entry['tokens']:,} tokens, {entry['trained']:,} trained"
+        )
+    lost = [f"{printable(n)} {k} {c:,}" for n, e in facts["sources"].items() for k, c in e["lost"].items()]
+    if lost:
+        lines.append("texts the template does not print: " + ", ".join(lost))
+    return "\n".join(line.rstrip() for line in lines)
