@@ -13,7 +13,7 @@ from curate.foundation.errors import UsageError
 from curate.record import Message
 from pack.builtin import TEMPLATES
 from pack.conversation import dissect
-from pack.rendering import Template, TemplateFailed
+from pack.rendering import Template, TemplateFailed, watch
 from pack.spans import Grammar, find_stop, take_apart
 from pack.tokenizing import Tokenizer
 
@@ -68,11 +68,12 @@ def probe(tokenizer: Tokenizer, source: str, control: re.Pattern[str]) -> tuple[
     try:
         grammar = Grammar(Template(source, tokenizer.special_strings), control)
         parts = dissect(_PLAIN, None, control)
-        text, _ = grammar.template.render(parts.bare_chat)
-        ask, _ = grammar.template.render(parts.bare_chat[:1])
-        ask_more, _ = grammar.template.render(parts.bare_chat[:1], generate=True)
         thinking = dissect([_PLAIN[0], Message("assistant", "b", reasoning="r")], None, control)
-        thought, _ = grammar.template.render(thinking.bare_chat)
+        with watch():
+            text, _ = grammar.template.render(parts.bare_chat)
+            ask, _ = grammar.template.render(parts.bare_chat[:1])
+            ask_more, _ = grammar.template.render(parts.bare_chat[:1], generate=True)
+            thought, _ = grammar.template.render(thinking.bare_chat)
     except TemplateFailed as error:
         raise UsageError(
             f"the chat template fails on a plain conversation: {error}",

@@ -86,22 +86,17 @@ def token_ranges(tokens: Tokens, spans: Sequence[Span]) -> list[Span]:
 def check(tokens: Tokens, mask: NDArray[np.bool_], spans: Sequence[Span], stops: Sequence[int | None]) -> None:
     """Refuse a mask that is not exactly the spans, each ending in its terminator.
 
-    Counted from the mask, not from how it was made: the runs of trained tokens are as many as the spans' union asks,
-    every token inside a span is trained, none wholly outside is, and each span's last token is its terminator.
+    Every token that overlaps a span must be trained, no other, and a span's last token must be its terminator.
     Raises TemplateFailed: no-trained-token, span-mismatch, no-terminator.
     """
     if not mask.any():
         raise TemplateFailed("no-trained-token")
-    depth = np.zeros(len(mask) + 1, dtype=np.int32)
-    for (start, end), stop in zip(spans, stops, strict=True):
-        touched = np.flatnonzero((tokens.starts < end) & (tokens.ends > start)) if len(mask) < 64 else None
-        a = int(np.searchsorted(tokens.ends, start, side="right")) if touched is None else int(touched[0])
-        b = int(np.searchsorted(tokens.starts, end, side="left")) if touched is None else int(touched[-1]) + 1
-        if stop is not None and (tokens.ids[b - 1] != stop or tokens.ends[b - 1] != end):
+    covered = np.zeros(len(mask), dtype=np.bool_)
+    for (a, b), (_, end), stop in zip(token_ranges(tokens, spans), spans, stops, strict=True):
+        if stop is not None and (b == 0 or tokens.ids[b - 1] != stop or tokens.ends[b - 1] != end):
             raise TemplateFailed("no-terminator", "a trained span does not end with its terminator")
-        depth[a] += 1
-        depth[b] -= 1
-    if not np.array_equal(np.cumsum(depth[:-1]) > 0, mask):
+        covered[a:b] = True
+    if not np.array_equal(covered, mask):
         raise TemplateFailed("span-mismatch", "the mask is not the trained spans")
 
 

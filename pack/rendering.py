@@ -31,6 +31,9 @@ class TemplateFailed(Exception):
         return (type(self), (self.reason, self.detail))
 
 
+_watching = False  # whether `watch` is open in this process's main thread
+
+
 class _TooLong(BaseException):
     """The time limit; a BaseException so that no template construct swallows it."""
 
@@ -62,9 +65,11 @@ class Template:
         spans: list[tuple[int, int]] = []
         scope = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": generate}
         try:
-            with _time_limit(), self._compiled.environment.activate_tracker(blocks, spans):
+            if _watching:
+                signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            with self._compiled.environment.activate_tracker(blocks, spans):
                 size = 0
-                for block in self._compiled.generate(**{**self.special, **scope}):
+                for block in self._compiled.generate(**self.special, **scope):
                     blocks.append(block)
                     size += len(block)
                     if size > MAX_TEXT:
@@ -75,6 +80,9 @@ class Template:
             raise TemplateFailed("template-timeout", f"more than {SECONDS:g} s for one conversation") from None
         except Exception as error:
             raise self._failure(error) from None
+        finally:
+            if _watching:
+                signal.setitimer(signal.ITIMER_REAL, 0)
         return "".join(blocks), spans
 
     def _failure(self, error: Exception) -> TemplateFailed:
@@ -91,8 +99,8 @@ def _compile(source: str) -> Any:
 
     # A private environment (not the library's cached one): its operators and clock are replaced below.
     environment = chat_template_utils._cached_compile_jinja_template("").environment
-    environment.intercepted_binops = frozenset(("*", "**", "+"))
-    environment.binop_table = {**environment.binop_table, "*": _times, "**": _power, "+": _plus}
+    environment.intercepted_binops = frozenset(("*", "**"))
+    environment.binop_table = {**environment.binop_table, "*": _times, "**": _power}
     environment.globals["strftime_now"] = _TODAY.strftime
     return environment.from_string(source)
 
@@ -110,23 +118,22 @@ def _power(a: Any, b: Any) -> Any:
     return a**b
 
 
-def _plus(a: Any, b: Any) -> Any:
-    if isinstance(a, str) and isinstance(b, str) and len(a) + len(b) > MAX_TEXT:
-        raise TemplateFailed("template-output", "a concatenation")
-    return a + b
-
-
 @contextmanager
-def _time_limit() -> Iterator[None]:
-    """SIGALRM after SECONDS; only a process's main thread can be interrupted this way, elsewhere there is no limit."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+def watch() -> Iterator[None]:
+    """Limit every render inside to SECONDS, by SIGALRM.
+
+    Only a process's main thread can be interrupted this way; elsewhere there is no limit.
+    """
+    global _watching
+    if _watching or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
     previous = signal.signal(signal.SIGALRM, _alarm)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    _watching = True
     try:
         yield
     finally:
+        _watching = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
 

@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 from curate.foundation.errors import UsageError
 from curate.record import Message
 from pack import masks
-from pack.conversation import Dissection, Slot, dissect, map_texts
-from pack.engines import Ids, Verdict, choose, compare
-from pack.grammar import control_pattern, missing_tokens, probe, template_source
+from pack.conversation import Dissection, dissect, map_texts
+from pack.encoding import Encoder
+from pack.engines import HfEngine, Ids, Verdict, compare
+from pack.grammar import missing_tokens, probe, template_source
 from pack.plain import PlainFormat
-from pack.rendering import TemplateFailed
+from pack.rendering import TemplateFailed, watch
 from pack.spans import (
     Grammar,
     Layout,
     Skeleton,
-    Turn,
     build_skeleton,
     by_prefixes,
     lay_out,
@@ -40,7 +40,7 @@ from pack.spans import (
     take_apart,
 )
 from pack.tokenizing import Tokenizer
-from pack.torture import torture
+from pack.turns import prove, tagged_turns
 
 __all__ = ["Encoded", "Renderer", "TemplateFailed"]
 
@@ -122,18 +122,12 @@ class Renderer:
         self.template = None if self.plain else source
         self.added_tokens = [] if self.plain or template is None else missing_tokens(tokenizer, source)
         self.tokenizer = tokenizer.with_tokens(self.added_tokens) if self.added_tokens else tokenizer
-        self._control = self.tokenizer.control_tokens(source)
-        self._pattern = control_pattern(self._control)
-        self._steers = np.zeros(self.tokenizer.vocab_size, dtype=np.bool_)
-        self._steers[list(self._control.values())] = True
+        self._encoder = Encoder(self.tokenizer, source, engine, verdict)
+        self._pattern = self._encoder.pattern
         self._grammar: Grammar | None = None
         self._keeps_reasoning, self._stops_last = False, False
         if not self.plain:
             self._grammar, self._keeps_reasoning, self._stops_last = probe(self.tokenizer, source, self._pattern)
-        corpus = torture(self._control) if verdict is None and engine != "hf" else []
-        self._engine, self.verdict = choose(self.tokenizer, verdict.engine if verdict else engine, corpus)
-        self.verdict = verdict or self.verdict
-        self._safe: tuple[Tokenizer, Any] | None = None
         self._shapes: dict[str, Skeleton] = {}
         self.counts: Counter[str] = Counter()
 
@@ -149,21 +143,22 @@ class Renderer:
     def encode_batch(self, records: Sequence[Conversation]) -> list[list[Encoded] | TemplateFailed]:
         """`encode` of many conversations, with one call of the engine; a refusal takes its record's place."""
         plans: list[list[_Plan] | TemplateFailed] = []
-        for messages, tools in records:
-            try:
-                plans.append(self._plan(messages, tools))
-            except TemplateFailed as failure:
-                plans.append(failure)
+        with watch():
+            for messages, tools in records:
+                try:
+                    plans.append(self._plan(messages, tools))
+                except TemplateFailed as failure:
+                    plans.append(failure)
         flat = [plan for found in plans if isinstance(found, list) for plan in found]
         pieces = [piece for plan in flat for piece in plan.layout.pieces()]
-        ids = iter(self._engine.encode(pieces))
+        ids = iter(self._encoder.engine.encode(pieces))
         return [self._finish_all(found, ids) for found in plans]
 
     def prompt(self, messages: Sequence[Message], tools: str | None = None) -> list[int]:
         """The ids a model is asked with: the conversation so far and the generation header. Raises TemplateFailed."""
         if self.plain:
             layout = self.plain.lay_out(messages, tools, self._pattern, ask=True)
-            return [*self.tokenizer.leading, *self._tokens(layout, layout.text.encode()).ids.tolist()]
+            return [*self.tokenizer.leading, *self._encoder.tokens(layout, layout.text.encode()).ids.tolist()]
         assert self._grammar is not None
         parts = self._dissect(messages, tools)
         text, _ = self._grammar.template.render(parts.chat, parts.tools, generate=True)
@@ -171,7 +166,7 @@ class Renderer:
         literals = place_literals(*take_apart(bare), parts.slots, text) or [(0, len(text))]
         control = sum(len(self._pattern.findall(text[a:b])) for a, b in literals)
         layout = Layout(text, [], [], [], "prompt", control, literals)
-        found: list[int] = self._tokens(layout, text.encode()).ids.tolist()
+        found: list[int] = self._encoder.tokens(layout, text.encode()).ids.tolist()
         return found
 
     @property
@@ -184,22 +179,28 @@ class Renderer:
 
     def guard(self, records: Sequence[Conversation]) -> Verdict:
         """Compare the engine with `tokenizers` on a sample of the user's own records; on a difference, drop it."""
-        if self._engine.name == "hf":
-            return self.verdict
-        oracle, _ = choose(self.tokenizer, "hf", ())
+        encoder = self._encoder
+        if encoder.engine.name == "hf":
+            return encoder.verdict
         texts = []
         for messages, tools in records:
             try:
                 texts += [piece for plan in self._plan(messages, tools) for piece in plan.layout.pieces()]
             except TemplateFailed:
                 continue
-        differing = compare(self._engine, oracle, texts)
+        differing = compare(encoder.engine, HfEngine(self.tokenizer), texts)
         reason = "differs on the records" if differing else "equal on the torture corpus and on the records"
-        name = "hf" if differing else self._engine.name
-        self.verdict = Verdict(self.verdict.asked, name, reason, self.verdict.torture, len(texts), differing)
+        name = "hf" if differing else encoder.engine.name
+        verdict = Verdict(encoder.verdict.asked, name, reason, encoder.verdict.torture, len(texts), differing)
         if differing:
-            self._engine, self._safe = oracle, None
-        return self.verdict
+            encoder.fall_back(verdict)
+        encoder.verdict = verdict
+        return verdict
+
+    @property
+    def verdict(self) -> Verdict:
+        """The engine in use and why."""
+        return self._encoder.verdict
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: digests, engine and verdict, rules, terminators, counts so far."""
@@ -267,7 +268,7 @@ class Renderer:
             layout = by_prefixes(self._grammar, parts, text)
         if tags:
             layout.method = "tags"
-            layout.turns = _tagged(layout.turns, tags)
+            layout.turns = tagged_turns(layout.turns, tags)
         return layout
 
     def _shape(self, parts: Dissection) -> Skeleton | None:
@@ -313,12 +314,8 @@ class Renderer:
 
     def _segment(self, layout: Layout, wanted: set[int], messages: Sequence[Message], stripped: int) -> _Plan:
         """The trained spans of one layout, and the proof that they hold the assistant's texts and nobody else's."""
-        printed = {slot.message for slot, _, _ in layout.placed}
-        for slot in layout.lost:
-            if slot.kind == "assistant":
-                raise TemplateFailed("span-mismatch", "the template does not print an assistant text")
-            if slot.kind == "tool_calls" and slot.message not in printed:
-                wanted = wanted - {slot.message}  # nothing of the turn is left: it would teach silence
+        # A turn that is not printed whole would teach what the assistant did not do.
+        wanted = wanted - {slot.message for slot in layout.lost if slot.kind in ("assistant", "tool_calls")}
         turns = [turn for turn in layout.turns if turn.message in wanted]
         prove(turns, layout.placed)
         spans = [(turn.start, turn.end, turn.stop) for turn in turns]
@@ -354,17 +351,17 @@ class Renderer:
 
     def _finish(self, plan: _Plan, ids: Ids) -> Encoded:
         layout = plan.layout
-        control = int(self._steers[ids].sum()) - layout.control
+        control = int(self._encoder.steers[ids].sum()) - layout.control
         if control and self._control_rule == "reject":
             raise TemplateFailed("control-token", "the content holds a literal control token")
-        tokens = self._tokens(layout, plan.raw, ids)
+        tokens = self._encoder.tokens(layout, plan.raw, ids)
         flat = [(start, end) for start, end, _ in plan.spans]
         spans = masks.to_bytes(layout.text, flat) if tokens.exact else flat
         mask = np.zeros(len(tokens.ids), dtype=np.bool_)
         ranges = masks.token_ranges(tokens, spans)
         for a, b in ranges:
             mask[a:b] = True
-        stops = [None if stop is None else self._control.get(stop) for _, _, stop in plan.spans]
+        stops = [None if stop is None else self._encoder.control.get(stop) for _, _, stop in plan.spans]
         masks.check(tokens, mask, spans, stops)
         if not tokens.exact:
             self._compare(plan, tokens, ranges)
@@ -373,46 +370,6 @@ class Renderer:
         return Encoded(
             ids, mask, plan.lost, plan.segment, plan.segments, layout.method, control + plan.stripped, added, straddled
         )
-
-    def _tokens(self, layout: Layout, raw: bytes, ids: Ids | None = None) -> masks.Tokens:
-        """Ids and borders; content with literal control tokens goes through the copy that does not know them."""
-        if ids is None:
-            ids = np.concatenate(self._engine.encode(layout.pieces()))
-        if int(self._steers[ids].sum()) != layout.control:
-            return self._safely(layout, raw)
-        found = masks.borders(self.tokenizer, raw, ids)
-        if found is not None:
-            return found
-        return masks.join([masks.by_offsets(*self.tokenizer.encode(piece), len(piece)) for piece in layout.pieces()])
-
-    def _safely(self, layout: Layout, raw: bytes) -> masks.Tokens:
-        """Cut at the template's own control tokens, as `tokenizers` does itself, and encode the rest as plain text."""
-        if self._safe is None:
-            copy = self.tokenizer.without(self._control)
-            self._safe = (copy, choose(copy, "hf" if self._engine.name == "hf" else "auto", torture(self._control))[0])
-        copy, engine = self._safe
-        cuts = [m.span() for a, b in layout.literals for m in self._pattern.finditer(layout.text, a, b)]
-        cuts += [(at, at) for at in layout.breaks]
-        cuts.sort()
-        edges = [0, *(edge for cut in cuts for edge in cut), len(layout.text)]
-        pieces = [layout.text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
-        steers = [self._control.get(layout.text[a:b]) for a, b in cuts]
-        encoded = engine.encode(pieces)
-        parts: list[Ids] = [encoded[0]]
-        for steer, part in zip(steers, encoded[1:], strict=True):
-            parts += [np.array([] if steer is None else [steer], dtype=np.int32), part]
-        if any(self._steers[part].any() for part in encoded):
-            raise TemplateFailed("control-token", "the tokenizer makes a control token from plain text")
-        found = masks.borders(self.tokenizer, raw, np.concatenate(parts))
-        if found is not None:
-            return found
-        chunks = [masks.by_offsets(*copy.encode(pieces[0]), len(pieces[0]))]
-        for (a, b), steer, piece in zip(cuts, steers, pieces[1:], strict=True):
-            chunks.append(
-                masks.by_offsets([] if steer is None else [steer], [] if steer is None else [(0, b - a)], b - a)
-            )
-            chunks.append(masks.by_offsets(*copy.encode(piece), len(piece)))
-        return masks.join(chunks)
 
     def _compare(self, plan: _Plan, tokens: masks.Tokens, ranges: list[tuple[int, int]]) -> None:
         """Borders came from offsets: the decoded spans must hold the assistant's texts."""
@@ -434,42 +391,6 @@ class Renderer:
             ids = np.append(ids, np.int32(self.tokenizer.eos_id))
             mask = np.append(mask, mask[-1] if len(mask) else False)
         return ids, mask, added
-
-
-def prove(turns: Sequence[Turn], placed: Sequence[tuple[Slot, int, int]]) -> None:
-    """Every text of a trained turn lies inside it, and no text of another message does.
-
-    Raises TemplateFailed("span-mismatch").
-    """
-    for turn in turns:
-        for slot, start, end in placed:
-            inside = turn.start <= start and end <= turn.end
-            if slot.message == turn.message and not inside:
-                raise TemplateFailed("span-mismatch", f"a turn does not hold its {slot.kind} text")
-            if slot.message != turn.message and start < turn.end and turn.start < end:
-                raise TemplateFailed("span-mismatch", f"a turn holds another message's {slot.kind} text")
-
-
-def _tagged(turns: list[Turn], tags: list[tuple[int, int]]) -> list[Turn]:
-    """The turns as the template's generation tags draw them, each with the terminator that follows it."""
-    found = []
-    for start, end in tags:
-        owner = next((turn for turn in turns if start < turn.end and turn.start < max(end, start + 1)), None)
-        if owner is None:
-            raise TemplateFailed("span-mismatch", "a generation tag holds no assistant turn")
-        reach = owner.end if owner.stop is None or end >= owner.end - len(owner.stop) else end
-        found.append(
-            Turn(
-                owner.message,
-                start,
-                reach if end <= owner.end else owner.end,
-                owner.stop if reach == owner.end else None,
-            )
-        )
-    reached = {turn.message: turn.end for turn in found}
-    if any(reached.get(turn.message) != turn.end for turn in turns):
-        raise TemplateFailed("no-terminator", "a generation tag closes before the turn's terminator")
-    return found
 
 
 def _all_but(closed: list[tuple[int, int]], layout: Layout) -> list[tuple[int, int, str | None]]:
