@@ -23,10 +23,10 @@ from curate.foundation.executor import Executor
 from curate.foundation.store import MANIFEST, UNITS, Store, canonical, digest_of
 from pack import account, gather
 from pack.config import PackConfig
-from pack.encoding import WORK, TokenStore, Unit, encode, renderer, sample
 from pack.mixture import epochs_of
 from pack.plan import Plan, Split, plan
 from pack.shards import ShardManifest
+from pack.tokenstore import WORK, TokenStore, Unit, encode, renderer, sample
 
 OWN: Final = ("train", "eval", "removed", "tokenizer")
 CARD_FILES: Final = ("README.md", "card.json", "card.yaml", "figures")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curate.config import Resolved, merge, resolve
+from curate.config import Resolved, resolve
 from curate.foundation.console import Console
 from curate.foundation.executor import executor as choose
 from pack.build import Build, build, open_records
@@ -36,8 +36,7 @@ def settings(
     if records.get("recipe_name"):
         inherited.setdefault("name", records["recipe_name"])
     resolved = resolve("pack", PackConfig, recipe=recipe, sets=sets, flags=flags, inherited=inherited)
-    recipe_out = merge(resolved.recipe, {"pack": {"ctx": resolved.config.ctx}})
-    return Resolved(resolved.config, resolved.origins, recipe_out, resolved.name), records
+    return resolved, records
 
 
 def headline(config: PackConfig) -> str:
@@ -54,7 +53,7 @@ def build_shards(
     out: Path, shards: Path, found: tuple[Resolved[PackConfig], dict[str, Any]], spread: Spread, console: Console
 ) -> Said:
     """`pack build`: the shards, the closing table and the card."""
-    from curate.cards.render import write_card
+    from pack.card import write_card
     from pack.show import report
 
     resolved, records = found
@@ -73,7 +72,7 @@ def plan_build(out: Path, shards: Path, found: tuple[Resolved[PackConfig], dict[
     import pyarrow.parquet as pq
 
     from pack.build import units_of
-    from pack.encoding import renderer, sample
+    from pack.tokenstore import renderer, sample
 
     resolved, records = found
     job = Build(out, shards, records, resolved)
@@ -83,14 +82,15 @@ def plan_build(out: Path, shards: Path, found: tuple[Resolved[PackConfig], dict[
     fits = [sum(len(part.ids) for part in result) for result in results if isinstance(result, list)]
     total, mean = sum(rows.values()), sum(fits) / max(1, len(fits))
     tokens = round(total * mean * len(fits) / max(1, len(results)))
-    data = {
+    size = round(tokens * 12.2)  # three int32 and a bit a token, and the segments
+    data: dict[str, Any] = {
         "files": rows,
         "records": total,
         "measured": len(results),
         "template_failed_in_sample": len(results) - len(fits),
         "tokens_a_record": round(mean, 1),
         "rows_estimate": -(-tokens // resolved.config.ctx),
-        "bytes_estimate": round(tokens * 12.2),
+        "bytes_estimate": size,
         "config": resolved.config.model_dump(mode="json"),
     }
     text = "\n".join(
@@ -100,7 +100,7 @@ def plan_build(out: Path, shards: Path, found: tuple[Resolved[PackConfig], dict[
             f"{total:>10,}  records, {mean:,.1f} tokens each in {len(results):,} measured "
             f"({len(results) - len(fits)} failed the template)",
             f"about {data['rows_estimate']:,} rows of {resolved.config.ctx:,} tokens, "
-            f"{data['bytes_estimate'] / 1e6:,.1f} MB in {shards}; nothing was written",
+            f"{size / 1e6:,.1f} MB in {shards}; nothing was written",
         ]
     )
     return data, text

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from curate.foundation.store import Store, digest_of
 from curate.record import SCHEMA as RECORD
-from pack.encoding import WORK, TokenStore, Unit
 from pack.shards import Layout, batch_rows, packed_batch, write_part
+from pack.tokenstore import WORK, TokenStore, Unit
 
 PART_BATCHES: Final = 8
 FIELDS: Final = ("rows", "documents", "epochs", "lengths")

@@ -22,9 +22,9 @@ from curate.foundation.errors import DataError
 from curate.foundation.store import digest_bytes
 from pack.binning import Bins, assign, lower_bound
 from pack.config import PackConfig
-from pack.encoding import TokenStore
 from pack.mixture import digest_words, draws, epochs_of, held_for_eval, keyed, row_order
 from pack.shards import TRAINED_BIT
+from pack.tokenstore import TokenStore
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]

@@ -6,6 +6,7 @@ Painting decodes a row once, run by run (segment x trained), so it costs millise
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ def runs(labels: np.ndarray, start: int, length: int) -> list[tuple[int, int, bo
     """Maximal stretches [start, stop) of one segment that are all trained or all not."""
     trained = labels[start : start + length] >= 0
     edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), length]
-    return [(start + a, start + b, bool(trained[a])) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(start + a, start + b, bool(trained[a])) for a, b in pairwise(edges)]
 
 
 def row(shards: ShardManifest, split: str, index: int) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -147,7 +148,7 @@ def report(facts: Any) -> str:
         "trained %",
         "epochs",
     )
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for name, entry in [*facts["sources"].items(), ("total", facts["totals"])]:
         counts = [
             entry[key] for key in ("records", "packed", "eval", "overlong", "template_failed", "not_drawn", "tokens")

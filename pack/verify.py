@@ -8,10 +8,8 @@ Cost: one read of the shards, about 0.5 GB/s a core.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -146,18 +144,13 @@ def _records(shards: ShardManifest) -> list[str]:
 
 def _card(root: Path, shards: ShardManifest) -> list[str]:
     """The card must be what its manifest and its sidecar render to."""
-    from curate.cards.render import write_card
+    from pack.card import rendered
 
-    with TemporaryDirectory() as folder:
-        fresh = Path(folder)
-        if (root / "card.yaml").is_file():
-            shutil.copyfile(root / "card.yaml", fresh / "card.yaml")
-        names = [str(name) for name in write_card(fresh, dict(shards.facts)) if str(name) != "card.yaml"]
-        return [
-            f"{name}: not what the manifest renders to (curate card {root} renders it again)"
-            for name in names
-            if not (root / name).is_file() or (root / name).read_bytes() != (fresh / name).read_bytes()
-        ]
+    return [
+        f"{name}: not what the manifest renders to (curate card {root} renders it again)"
+        for name, content in rendered(root, shards.facts).items()
+        if not (root / name).is_file() or (root / name).read_bytes() != content
+    ]
 
 
 def verify(root: Path) -> tuple[Any, str]:
