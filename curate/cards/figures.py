@@ -95,7 +95,7 @@ def shares(sources: Mapping[str, Mapping[str, int]], title: str = "What became o
                 total[fate] = total.get(fate, 0) + count
         shown.append((f"{len(rest)} smaller sources", total))
     fates = list(dict.fromkeys(fate for _, parts in shown for fate, count in parts.items() if count))
-    colours = {fate: (SERIES + (GREY,))[i % 9] for i, fate in enumerate(fates)}
+    colours = {fate: (*SERIES, GREY)[i % 9] for i, fate in enumerate(fates)}
     alt = f"{title}: {len(sources)} sources. " + " ".join(
         f"{name}: " + ", ".join(f"{fate} {percent(n, sum(parts.values()))}" for fate, n in parts.items() if n) + "."
         for name, parts in shown[:6]
@@ -118,8 +118,8 @@ def shares(sources: Mapping[str, Mapping[str, int]], title: str = "What became o
     return Figure("sources", alt, canvas.svg())
 
 
-def ribbon(segments: Sequence[Mapping[str, Any]], ctx: int) -> Figure:
-    """One packed row: a strip of segments coloured by source, the trained spans solid, the padding grey."""
+def ribbon(segments: Sequence[Mapping[str, Any]], ctx: int, spans: Sequence[Sequence[int]] = ()) -> Figure:
+    """One packed row: segments coloured by source, the trained spans ([start, length]) solid, the padding grey."""
     names = sorted({str(part.get("source", "")) for part in segments})
     colour = {name: SERIES[i % 8] for i, name in enumerate(names)}
     used = sum(int(part["length"]) for part in segments)
@@ -134,19 +134,14 @@ def ribbon(segments: Sequence[Mapping[str, Any]], ctx: int) -> Figure:
         x, wide = 20 + scale * start, max(scale * length - 1, 0.6)
         canvas.rect(x, 70, wide, 44, "", rx=0)
         canvas.rect(x, 70, wide, 44, colour[name], opacity=0.35, tip=f"{name}: {length:,} tokens", rx=0)
-        for begin, end in _spans(part):
-            canvas.rect(20 + scale * begin, 78, scale * (end - begin), 28, colour[name], rx=0)
+        for begin, size in spans:
+            if start <= begin < start + length:
+                canvas.rect(20 + scale * begin, 78, scale * size, 28, colour[name], rx=0)
         if wide > 60:
             canvas.text(x + 4, 130, f"{length:,}", kind="m", size=11)
     canvas.text(20, 145, "0", kind="m", size=11)
     canvas.text(WIDTH - 20, 145, f"{ctx:,} tokens", kind="m", anchor="end", size=11)
     return Figure("ribbon", alt, canvas.svg())
-
-
-def _spans(part: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Trained spans as absolute [start, stop): a list of pairs under `spans` or `trained_spans`."""
-    spans = part.get("spans") or part.get("trained_spans") or []
-    return [(int(pair[0]), int(pair[1])) for pair in spans]
 
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from curate.cards import figures, frontmatter
-from curate.cards.model import Card, Example, Fence, Figure, Section, Table
+from curate.cards.model import Card, Example, Fence, Section, Table
 from curate.cards.sidecar import Sidecar
 from curate.cards.text import Markdown, code, line, percent, prose, show
 
@@ -257,8 +257,8 @@ def reproduce_blocks(manifest: Manifest) -> list[Any]:
     rows += [["Manifest digest", code(str(manifest.get("digest") or "unknown"))]]
     rows += [["Input files, each with a digest in the manifest", len(manifest.get("inputs") or [])]]
     rows += [[name, code(str(version))] for name, version in sorted((manifest.get("versions") or {}).items())]
-    told = "The whole resolved configuration and the digest of every file are in manifest.json; same input and configuration give the same bytes."
+    told = (
+        "The whole resolved configuration and the digest of every file are in manifest.json; "
+        "same input and configuration give the same bytes."
+    )
     return [Fence(f"curate filter raw/ out/{flag}\ncurate verify out/", "sh"), Table(("", "Value"), rows), told]
-
-
-__all__ = ["Figure", "build", "state"]

@@ -26,6 +26,9 @@ def build(root: Path, manifest: Mapping[str, Any]) -> Card:
         from curate.cards.shards import build as of_kind
     elif kind == "run":
         from curate.cards.run import build as of_kind
+        from curate.cards.run import curve
+
+        manifest = {**manifest, "curve": manifest.get("curve") or curve(root)}
     else:
         raise UsageError(f"{root}: no card for a folder of kind {kind!r}", hint="name out/, shards/ or a run's folder")
     card = of_kind(manifest, human, title)

@@ -1,0 +1,97 @@
+"""The card of a training run: manifest of kind "run" -> Card; the curve comes from metrics.jsonl when it is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from curate.cards import figures, frontmatter
+from curate.cards.model import Card, Fence, Section, Table
+from curate.cards.sidecar import Sidecar
+from curate.cards.text import code, line, show
+
+Manifest = Mapping[str, Any]
+
+
+def curve(root: Path) -> list[dict[str, Any]]:
+    """The points of metrics.jsonl; lines that do not parse are passed over (a running writer's last one)."""
+    path = root / "metrics.jsonl"
+    points: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            point = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(point, dict) and isinstance(point.get("step"), int):
+            points.append(point)
+    return points
+
+
+def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
+    """The facts of a run."""
+    config, results = manifest.get("config") or {}, manifest.get("results") or {}
+    shards, smoke = manifest.get("shards") or {}, manifest.get("smoke") or {}
+    steps = manifest.get("steps") or (manifest.get("progress") or {}).get("step") or 0
+    model = str(manifest.get("model", "unknown"))
+    card = Card("run", title, f"{steps:,} steps of training on packed conversations.")
+    first, last = results.get("eval_loss_first"), results.get("eval_loss_last")
+    if first is not None and last is not None:
+        card.headline += f" Held-out loss {show(first)} before, {show(last)} after."
+    card.status = [f"Model: {model}" + (" (random start: no model was named)" if model == "tiny" else "")]
+    if smoke:
+        card.status.append("Smoke generation: " + ("stops by itself" if smoke.get("stopped") else "DID NOT STOP"))
+    card.facts = [
+        ("Steps", steps),
+        ("Parameters", manifest.get("parameters")),
+        ("Device", manifest.get("device")),
+        ("Precision", manifest.get("precision")),
+        *[(name, results.get(key)) for name, key in (("First loss", "loss_first"), ("Last loss", "loss_last"))],
+    ]
+    blocks: list[Any] = [figures.curves(_series(manifest))]
+    if by_source := results.get("eval_loss_by_source"):
+        blocks.append(Table(("Source", "Held-out loss"), [[code(name), loss] for name, loss in by_source.items()]))
+    card.sections = [Section("Loss", blocks)]
+    if table := manifest.get("evaluation") or manifest.get("table"):
+        rows = [list(row.values()) for row in table]
+        card.sections.append(Section("Before and after", [Table([str(key) for key in table[0]], rows)]))
+    if plan := manifest.get("plan"):
+        rows = [[key.replace("_", " "), value] for key, value in plan.items() if not isinstance(value, (dict, list))]
+        card.sections.append(Section("Batch and schedule", [Table(("Setting", "Value"), rows)]))
+    snippet = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+    snippet += (
+        'model = AutoModelForCausalLM.from_pretrained("final/")\ntokenizer = AutoTokenizer.from_pretrained("final/")'
+    )
+    card.sections.append(Section("How to load", [Fence(snippet, "python")]))
+    rows = [["Shards fingerprint", code(str(shards.get("fingerprint") or "unknown"))]]
+    rows += [[name, code(str(value))] for name, value in sorted((manifest.get("environment") or {}).items())]
+    rows += [[key.replace("_", " "), _setting(value)] for key, value in sorted(config.items()) if value is not None]
+    reproduce = [Fence(f"train run shards/ --model {line(model)}", "sh"), Table(("", "Value"), rows)]
+    card.sections.append(Section("How to reproduce", reproduce))
+    sources = shards.get("sources")
+    places = sources.values() if isinstance(sources, Mapping) else []
+    licences = [place.get("licence") for place in places if isinstance(place, Mapping)]
+    card.front = {
+        **frontmatter.licence(sidecar, licences),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        **({"language": sidecar.lists["language"]} if sidecar.lists.get("language") else {}),
+        "tags": list(dict.fromkeys(["gristmill", "sft", *sidecar.lists.get("tags", [])])),
+    }
+    keys = ("model", "parameters", "results", "smoke", "plan", "config", "environment", "digest")
+    card.numbers = {key: manifest.get(key) for key in keys} | {"steps": steps, "fingerprint": shards.get("fingerprint")}
+    return card
+
+
+def _setting(value: Any) -> Any:
+    return code(json.dumps(value)) if isinstance(value, (dict, list)) else value
+
+
+def _series(manifest: Manifest) -> dict[str, list[tuple[float, float]]]:
+    points = manifest.get("curve") or manifest.get("losses") or []
+    pairs = {"train": "loss", "held out": "eval_loss"}
+    return {
+        name: [(p["step"], p[key]) for p in points if isinstance(p.get(key), (int, float))]
+        for name, key in pairs.items()
+    }
