@@ -20,7 +20,7 @@ from curate.foundation.store import MANIFEST, UNITS, Store, digest_of, recover
 from curate.ingest import Job, apply, apply_key, ingest
 from curate.reading import Unit
 from curate.settings import CurateConfig
-from curate.stages.registry import resolve_stage, sketchers
+from curate.stages.registry import resolve_all
 
 CARD_FILES = ("README.md", "card.json", "card.yaml")
 
@@ -72,7 +72,7 @@ def run(work: Work, executor: Executor, console: Console, command: str) -> dict[
         store.sweep()
         jobs = work.jobs()
         ingested = _each(store, jobs, "ingest", [job.key for job in jobs], executor, console)
-        _resolve(store, work, jobs)
+        resolve_all(store, [job.unit.name for job in jobs], work.config)
         keys = [apply_key(job, store) for job in jobs]
         applied = _each(store, jobs, "apply", keys, executor, console)
         return _finish(store, work, jobs, ingested, applied, console)
@@ -94,13 +94,6 @@ def _each(
             found[index] = summary
             advance(1)
     return [summary for summary in found if summary is not None]
-
-
-def _resolve(store: Store, work: Work, jobs: Sequence[Job]) -> None:
-    """Let each reduce stage decide over all sketches, in stage order; verdicts land in one file a unit."""
-    names = [job.unit.name for job in jobs]
-    for stage in sketchers(work.config):
-        resolve_stage(stage, store, names, work.config)
 
 
 def _finish(
