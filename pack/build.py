@@ -7,7 +7,6 @@ unit; the manifest comes last. Memory is one batch a worker plus about 100 bytes
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -148,13 +147,9 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
 
 
 def _guarded(units: list[Unit], render: Any) -> list[Unit]:
-    """Let the engine prove itself on the user's own records; a fast engine that fails is switched off for all."""
-    asked = render.verdict.engine
-    if render.guard(sample(units)).engine == asked:
-        return units
-    return [
-        replace(unit, settings=canonical({**json.loads(unit.settings), "tokenizer_engine": "hf"})) for unit in units
-    ]
+    """Let the engine prove itself on the user's own records; one that fails is switched off for all workers."""
+    verdict = canonical(render.guard(sample(units)).facts())
+    return [replace(unit, verdict=verdict) for unit in units]
 
 
 def _encode(units: list[Unit], executor: Executor, console: Console) -> list[dict[str, Any]]:

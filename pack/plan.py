@@ -118,6 +118,8 @@ class Plan:
 
 def plan(tokens: TokenStore, config: PackConfig) -> Plan:
     """Decide over every record; raises DataError when nothing is left to train on, or for `overlong: error`."""
+    if not tokens.table.num_rows:
+        raise DataError("there is no record to pack", hint="see what was removed: curate card OUT")
     documents = Documents.read(tokens)
     lengths, trained = documents.length, documents.trained
     fate = np.zeros(len(documents.first), dtype=np.int8)
@@ -194,8 +196,6 @@ _NONE: Final = np.empty(0, dtype=np.int64)
 
 def _nothing(documents: Documents, fate: Array, config: PackConfig) -> DataError:
     """Why no record is left to train on, with the way out."""
-    if not len(fate):
-        return DataError("there is no record to pack", hint="look at what was removed: curate card out/")
     counts = {name: int((fate == code).sum()) for code, name in enumerate(FATES)}
     worst = max(counts, key=lambda name: counts[name])
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)

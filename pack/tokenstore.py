@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -52,7 +51,7 @@ DOCUMENT: Final = pa.schema(
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One file of records to encode; `settings` is the canonical JSON of what shapes the ids,
-    `identity` the digest of tokenizer and template.
+    `identity` the digest of tokenizer and template; the guard's `verdict` spares the workers the torture corpus.
     """
 
     unit: str
@@ -62,6 +61,7 @@ class Unit:
     shards: str
     settings: str
     identity: str
+    verdict: str = ""
 
     @property
     def key(self) -> str:
@@ -79,22 +79,22 @@ class Unit:
         return f"{WORK}/tokens/{self.unit}.documents"
 
 
-@lru_cache(maxsize=1)
-def renderer(settings: str) -> Renderer:
-    """The renderer of some settings, loaded once a process."""
-    from pack.template import Renderer
-    from pack.tokenizing import Tokenizer
+_loaded: dict[str, Renderer] = {}
 
-    chosen = json.loads(settings)
-    return Renderer(
-        Tokenizer.load(chosen["tokenizer"]),
-        template=chosen["template"],
-        prompt_format=chosen["prompt_format"],
-        loss_on=chosen["loss_on"],
-        control_tokens=chosen["control_tokens"],
-        thinking=chosen["thinking"],
-        engine=chosen["tokenizer_engine"],
-    )
+
+def renderer(settings: str, verdict: str = "") -> Renderer:
+    """The renderer of some settings, loaded once a process; `verdict` is that of another process's guard (JSON)."""
+    if settings not in _loaded:
+        from pack.engines import Verdict
+        from pack.template import Renderer
+        from pack.tokenizing import Tokenizer
+
+        chosen = json.loads(settings)
+        engine, tokenizer = chosen.pop("tokenizer_engine"), Tokenizer.load(chosen.pop("tokenizer"))
+        known = Verdict(**json.loads(verdict)) if verdict else None
+        _loaded.clear()
+        _loaded[settings] = Renderer(tokenizer, **chosen, engine=engine, verdict=known)
+    return _loaded[settings]
 
 
 def encode(unit: Unit) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def encode(unit: Unit) -> dict[str, Any]:
         sink = pa.OSFile(str(stack.enter_context(store.writing(unit.documents))), "wb")
         table = stack.enter_context(pa.ipc.new_file(stack.enter_context(sink), DOCUMENT))
         for batch in _batches(path):
-            table.write_batch(_encode_batch(batch, renderer(unit.settings), tokens, counts))
+            table.write_batch(_encode_batch(batch, renderer(unit.settings, unit.verdict), tokens, counts))
     summary = {source: dict(sorted(count.items())) for source, count in sorted(counts.items())}
     store.mark(f"tokens/{unit.unit}", unit.key, [unit.tokens, unit.documents], summary)
     return summary
