@@ -214,3 +214,41 @@ def assemble(
             to = collapse(tools, tools_at[row], tools_at[row + 1], space, out, to + 1)
         ends[row] = to
         filled[row] = some
+
+
+@_compiled
+def repeated_lines(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    wanted: NDArray[np.bool_],
+    times: int,
+    min_bytes: int,
+    found: NDArray[np.bool_],
+) -> None:
+    """Mark wanted texts in which some line of `min_bytes` or more may stand `times` times.
+
+    Lines are compared by one byte of a hash of their visible ASCII, so a hit may be false and a miss may not.
+    """
+    counts = np.zeros(256, np.int64)
+    for item in range(offsets.size - 1):
+        if not wanted[item]:
+            continue
+        at, stop = offsets[item], offsets[item + 1]
+        ends = np.int64(0)
+        for place in range(at, stop):
+            ends += (data[place] == 10) | (data[place] == 13)
+        if ends < times - 1:
+            continue
+        counts[:] = 0
+        while at < stop and not found[item]:
+            value = np.uint64(14695981039346656037)
+            begin = at
+            while at < stop and data[at] != 10 and data[at] != 13:
+                if data[at] > 32 and data[at] < 128:
+                    value = (value ^ np.uint64(data[at])) * np.uint64(1099511628211)
+                at += 1
+            if at - begin >= min_bytes:
+                counts[value & np.uint64(255)] += 1
+                if counts[value & np.uint64(255)] >= times:
+                    found[item] = True
+            at += 1

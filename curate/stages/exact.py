@@ -12,6 +12,7 @@ in memory and, on disk, reads each sketch once a partition; only rows that share
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from curate.foundation.store import canonical
 from curate.stages.settings import ExactSettings
-from curate.stages.text import ASSISTANT, USER, Messages, buffers, joined, measure, nfc, unfold
+from curate.stages.text import ASSISTANT, USER, Messages, buffers, joined, nfc, unfold
 
 if TYPE_CHECKING:
     import polars as pl
@@ -188,7 +189,7 @@ def digests(table: pa.Table, key: str, messages: Messages | None = None) -> Any:
     """The 128-bit key digests of a batch as a binary(16) array, null where a key holds no text."""
     out, at, filled = normalised(table, key, messages)
     view, digest, ends = memoryview(out), xxhash.xxh3_128_digest, at.tolist()
-    packed = b"".join([digest(view[start:stop]) for start, stop in zip(ends, ends[1:], strict=False)])
+    packed = b"".join([digest(view[start:stop]) for start, stop in pairwise(ends)])
     valid = pa.array(filled).buffers()[1] if len(filled) else None
     return pa.Array.from_buffers(pa.binary(16), len(filled), [valid, pa.py_buffer(packed)])
 

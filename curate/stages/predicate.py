@@ -141,7 +141,9 @@ def _text_test(target: str, name: str, operand: Any) -> Callable[[Any], Mask]:
         try:
             pc.match_substring_regex(pa.array([""]), operand)
         except pa.ArrowInvalid as error:
-            raise UsageError(f"{target} matches: {error}", hint="RE2 syntax: no look-around, no back-references") from None
+            raise UsageError(
+                f"{target} matches: {error}", hint="RE2 syntax: no look-around, no back-references"
+            ) from None
     return partial(_search, name == "matches", operand)
 
 
