@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from curate.foundation.errors import DataError, UsageError
+from curate.foundation.errors import DataError
 from curate.foundation.store import Store
-from pack.shards import IGNORE, SCHEMA
+from pack.shards import IGNORE, SCHEMA, ShardManifest
 
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -132,15 +132,13 @@ class Shards:
     """A complete, verified folder of packed shards."""
 
     def __init__(self, root: Path, *, verify: bool = True) -> None:
-        if not root.is_dir():
-            raise UsageError(f"{root}: no such folder", hint="make it with: pack build OUT " + str(root))
-        self.root, self.store = root, Store(root, "shards")
-        self.manifest = self.store.manifest()
-        self.ctx = int(self.manifest["ctx"])
+        packed = ShardManifest.read(root)
+        self.root, self.store, self.manifest = root, Store(root, "shards"), packed.facts
+        self.ctx = packed.ctx
         if verify:
             self._verify()
-        self.train = self._split("train")
-        self.eval = self._split("eval")
+        self.train = Split(packed.parts("train"), self.ctx)
+        self.eval = Split(packed.parts("eval"), self.ctx)
         if not len(self.train):
             raise DataError(f"{root}: the train split has no rows", hint="pack more data: pack build OUT " + str(root))
         if not self.train.trained:
@@ -161,10 +159,6 @@ class Shards:
                     f"{path}: corrupted, its bytes are not the ones that were written",
                     hint=f"build it again: pack build OUT {self.root} --overwrite",
                 )
-
-    def _split(self, name: str) -> Split:
-        files = (self.manifest["splits"].get(name) or {}).get("files") or []
-        return Split([self.store.path(file) for file in sorted(files)], self.ctx)
 
     @property
     def tokenizer(self) -> Path:

@@ -25,14 +25,15 @@ def is_worker() -> bool:
 
 def start(job: dict[str, Any], processes: int) -> None:
     """Run a job in `processes` workers and wait; raises what the first failing worker's exit code says."""
+    from torch.distributed import run as agent
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
 
     os.environ[JOB], os.environ[PARENT] = json.dumps(job), str(os.getpid())
     flags = ["--standalone", "--nnodes=1", f"--nproc-per-node={processes}", "--max-restarts=0", "--no-python"]
     try:
-        run(parse_args([*flags, sys.executable, "-P", "-m", "train.launch"]))
+        elastic: Any = agent  # carries no types
+        elastic.run(elastic.parse_args([*flags, sys.executable, "-P", "-m", "train.launch"]))
     except ChildFailedError as error:
         failed = error.get_first_failure()[1]
         code = failed.exitcode

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -214,7 +213,7 @@ def _refuse_foreign(run: Path) -> None:
         raise UsageError(f"{run}: is a file, a run needs a folder", hint="name another one")
     if not run.is_dir():
         return
-    visible = [name for name in os.listdir(run) if not name.startswith(".")]
+    visible = [path.name for path in run.iterdir() if not path.name.startswith(".")]
     if (run / MANIFEST).is_file():
         Store(run, "run").manifest()
     elif visible and not any(name in OURS for name in visible):

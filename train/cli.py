@@ -1,0 +1,138 @@
+"""`train`: parse, call, print; torch is imported only when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curate.foundation import options
+from curate.foundation.console import Console, run
+
+app = typer.Typer(
+    name="train",
+    help="shards/ -> runs/: a token-weighted loss over packed rows, checkpoints that resume, a folder that serves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str | None, typer.Option("--model", metavar="M", help="A folder, a hub name, or tiny.")]
+Device = Annotated[str | None, typer.Option("--device", metavar="KIND", help="auto | cpu | cuda.")]
+ShardFolder = Annotated[Path, typer.Argument(metavar="[SHARDS]", help="A folder that pack build wrote.")]
+
+
+def main() -> None:
+    """Entry point of the `train` script."""
+    run(app)
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps sub-commands named."""
+
+
+@app.command("run")
+def run_command(
+    shards: ShardFolder = Path("shards"),
+    out: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Where the run goes; runs/<model> when left out.")
+    ] = None,
+    model: Model = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", metavar="N", help="Batch an optimizer step.")] = None,
+    batch_unit: Annotated[
+        str | None, typer.Option("--batch-unit", metavar="UNIT", help="rows | examples | trained-tokens.")
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", metavar="N", help="Rows a forward pass; changes memory, not the batch."),
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", metavar="N", help="Optimizer steps.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the rows.")] = None,
+    save_steps: Annotated[int | None, typer.Option("--save-steps", metavar="N", help="Checkpoint every N.")] = None,
+    eval_steps: Annotated[int | None, typer.Option("--eval-steps", metavar="N", help="Eval loss every N.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of order and random start.")] = None,
+    device: Device = None,
+    num_processes: Annotated[
+        int | None, typer.Option("--num-processes", metavar="N", help="Processes that share each step.")
+    ] = None,
+    resume: Annotated[
+        bool | None, typer.Option("--resume/--no-resume", help="Go on from the newest checkpoint (the default).")
+    ] = None,
+    recipe: options.Recipe = None,
+    sets: options.Sets = None,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    print_config: options.PrintConfig = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a model on packed shards; resumes by default."""
+    from train import commands
+
+    flags = {
+        "model": model,
+        "lr": lr,
+        "batch": batch,
+        "batch_unit": batch_unit,
+        "micro_batch": micro_batch,
+        "max_steps": max_steps,
+        "epochs": epochs,
+        "save_steps": save_steps,
+        "eval_steps": eval_steps,
+        "seed": seed,
+        "device": device,
+        "num_processes": num_processes,
+        "resume": resume,
+    }
+    console = Console(as_json=as_json, quiet=quiet)
+    resolved = commands.settings(shards, recipe, sets or [], flags)
+    if print_config:
+        console.result(*commands.show_config(resolved))
+    elif dry_run:
+        console.result(*commands.plan(shards, resolved))
+    else:
+        console.result(*commands.run(shards, out, resolved, console, overwrite=overwrite))
+
+
+@app.command("check")
+def check_command(
+    shards: ShardFolder = Path("shards"),
+    model: Model = None,
+    device: Device = None,
+    recipe: options.Recipe = None,
+    sets: options.Sets = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Prove that packed loss equals unpacked loss and that no record sees another; exit 1 if not."""
+    from train import commands
+
+    console = Console(as_json=as_json, quiet=quiet)
+    resolved = commands.settings(shards, recipe, sets or [], {"model": model, "device": device})
+    report, data, text = commands.check(shards, resolved)
+    console.result(data, text)
+    commands.require(report)
+
+
+@app.command("eval")
+def eval_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, its final/, or any saved model.")],
+    task: Annotated[Path, typer.Option("--task", metavar="FILE", help='JSONL of {"prompt": ..., "answer": ...}.')],
+    count: Annotated[int | None, typer.Option("--n", metavar="N", help="Only the first N items.", min=1)] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer.", min=1)] = 256,
+    out: Annotated[
+        Path | None, typer.Option("--responses", metavar="FILE", help="Every answer; eval/<task>/ of MODEL by default.")
+    ] = None,
+    device: Device = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Answer a task greedily: exact match with its 95 % interval, and every response in responses.jsonl."""
+    from train import commands
+
+    console = Console(as_json=as_json, quiet=quiet)
+    console.result(*commands.evaluate(model, task, count, max_new_tokens, out, device or "auto", console))
