@@ -38,7 +38,7 @@ def by_source(plan: Plan, encoded: Sequence[Mapping[str, Mapping[str, int]]], ep
             **{{"template": "template_failed", "notdrawn": "not_drawn"}.get(key, key): n for key, n in fates.items()},
             "epochs": epochs[code],
             "lost": {key.removeprefix("lost:"): n for key, n in sorted(found.items()) if key.startswith("lost:")},
-            **{name: found.get(name, 0) for name in ("control", "stop_added", "straddled")},
+            **{name: found.get(name, 0) for name in ("control", "control_records", "stop_added", "straddled")},
             **_amounts(plan.train, code),
             "eval_documents": int((plan.held.sources == code).sum()),
             "eval_tokens": int(plan.held.lengths[plan.held.sources == code].sum()),
@@ -115,6 +115,20 @@ def template_reasons(found: Sequence[Removal]) -> dict[str, int]:
                 name = reason.split(":")[0]
                 out[name] = out.get(name, 0) + 1
     return dict(sorted(out.items()))
+
+
+def warnings(facts: Mapping[str, Any]) -> list[str]:
+    """What the reader of the card must know first."""
+    out = []
+    if facts["embedded_tokenizer"]:
+        out.append("Packed with the embedded tokenizer, because none was named: these shards fit no published model.")
+    for name, entry in facts["sources"].items():
+        if 100 * entry["control_records"] > entry["records"]:
+            out.append(
+                f"Source {name}: {entry['control_records']:,} of {entry['records']:,} records hold literal control "
+                "tokens in their texts, encoded as plain text; --control-tokens strip removes them."
+            )
+    return out
 
 
 def histogram(plan: Plan) -> dict[str, list[int]]:

@@ -117,8 +117,7 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
         store.sweep()
         if store.complete() and store.manifest().get("build_key") == key and not _damaged(store):
             console.say(f"{job.shards} is up to date")
-            _tidy(store)
-            return store.manifest()
+            return _finished(store)
         store.remove(MANIFEST)
         units = _guarded(units_of(job, identity), render)
         encoded = _encode(units, executor, console)
@@ -139,11 +138,11 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
             "template_failed": account.template_reasons(removed),
             "build_key": key,
         }
-        facts |= _shown(store, facts, files, render)
+        facts |= _shown(store, facts, render)
+        facts["warnings"] = account.warnings(facts)
         del tokens, decided
-        manifest = store.commit(facts, files)
-        _tidy(store)
-        return manifest
+        store.commit(facts, files)
+        return _finished(store)
 
 
 def _guarded(units: list[Unit], render: Any) -> list[Unit]:
@@ -244,7 +243,7 @@ def _counts(
     }
 
 
-def _shown(store: Store, facts: Mapping[str, Any], files: list[str], render: Any) -> dict[str, Any]:
+def _shown(store: Store, facts: Mapping[str, Any], render: Any) -> dict[str, Any]:
     """The fingerprint, and what the card draws from the shards themselves."""
     reader = ShardManifest(store.root, facts).open("train")
     parts = [name for split in facts["splits"].values() for name in split["parts"]]
@@ -265,6 +264,16 @@ def _damaged(store: Store) -> bool:
         not store.path(name).is_file() or store.path(name).stat().st_size != entry["bytes"]
         for name, entry in files.items()
     )
+
+
+def _finished(store: Store) -> dict[str, Any]:
+    """Tidy up and render the card: also what a build that died after its manifest still owes."""
+    from curate.cards.render import write_card
+
+    _tidy(store)
+    manifest = store.manifest()
+    write_card(store.root, manifest)
+    return manifest
 
 
 def _tidy(store: Store) -> None:

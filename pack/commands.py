@@ -53,15 +53,29 @@ def build_shards(
     out: Path, shards: Path, found: tuple[Resolved[PackConfig], dict[str, Any]], spread: Spread, console: Console
 ) -> Said:
     """`pack build`: the shards, the closing table and the card."""
-    from pack.card import write_card
     from pack.show import report
 
     resolved, records = found
     console.say(headline(resolved.config))
     job = Build(out, shards, records, resolved)
     manifest = build(job, choose(spread.executor, spread.workers), console, overwrite=spread.overwrite)
-    write_card(shards, manifest, gallery=spread.cards)
-    keys = ("ctx", "sources", "totals", "splits", "fingerprint", "digest", "embedded_tokenizer", "template_failed")
+    if spread.cards is not None:
+        from curate.cards.render import write_card
+
+        write_card(shards, manifest, gallery=spread.cards)
+    for warning in manifest["warnings"]:
+        console.warn(warning)
+    keys = (
+        "ctx",
+        "warnings",
+        "sources",
+        "totals",
+        "splits",
+        "fingerprint",
+        "digest",
+        "embedded_tokenizer",
+        "template_failed",
+    )
     first = [headline(resolved.config)] if manifest["embedded_tokenizer"] else []
     text = "\n".join([*first, report(manifest), f"card: {shards / 'README.md'}"])
     return {"shards": str(shards), **{key: manifest[key] for key in keys}}, text

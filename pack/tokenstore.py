@@ -155,11 +155,12 @@ def _encode_batch(
             _row(columns, row, 0, 0, 0, str(result))
             continue
         count.update(f"lost:{name}" for name in result[-1].lost)  # a record is one, whatever its segments
+        count["control_records"] += any(encoded.control for encoded in result)
         for number, encoded in enumerate(result):
-            trained = int(np.count_nonzero(encoded.mask[1:]))
             for name in ("control", "stop_added", "straddled"):
                 if happened := int(getattr(encoded, name)):
                     count[name] += happened
+            trained = int(np.count_nonzero(encoded.mask[1:]))
             _row(columns, row, number, len(encoded.ids), trained, None)
             tokens.write(memoryview(_stored(encoded)))
     return pa.RecordBatch.from_pydict(columns, schema=DOCUMENT)

@@ -144,7 +144,7 @@ def _records(shards: ShardManifest) -> list[str]:
 
 def _card(root: Path, shards: ShardManifest) -> list[str]:
     """The card must be what its manifest and its sidecar render to."""
-    from pack.card import rendered
+    from curate.cards.render import rendered
 
     return [
         f"{name}: not what the manifest renders to (curate card {root} renders it again)"
