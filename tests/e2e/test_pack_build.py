@@ -1,4 +1,4 @@
-"""`pack build` on small curated folders, with a tokenizer of 256 bytes and ChatML markers made on the spot."""
+"""`pack build` on small curated folders, with a tokenizer of 256 bytes and ChatML markers."""
 
 import json
 import shutil
@@ -22,27 +22,11 @@ from pack.config import PackConfig
 from pack.shards import ShardManifest
 from pack.verify import problems
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-
 
 @pytest.fixture(scope="session")
-def bytes_tokenizer(tmp_path_factory):
-    """A byte-level tokenizer without merges: 256 bytes, two markers, a pad."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>", "<|pad|>")])
-    folder = tmp_path_factory.mktemp("bytes")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"eos_token": "<|im_end|>", "pad_token": "<|pad|>", "chat_template": CHATML}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
+def bytes_tokenizer(root):
+    """A byte-level tokenizer without merges: 256 bytes, two ChatML markers, a pad."""
+    return root / "tests/data/bytes_tokenizer"
 
 
 def chat(source, row, user="2 + 2?", answer="4", file="chats.jsonl"):
