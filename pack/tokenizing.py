@@ -53,7 +53,7 @@ class Tokenizer:
             folder = folder.parent
         if folder.is_dir():
             return cls._from_folder(folder, folder.name)
-        if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
+        if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(source)):
             raise UsageError(f"{source} is no tokenizer folder", hint="name a folder that holds tokenizer.json")
         return cls._from_folder(_from_hub(str(source)), str(source))
 
@@ -217,6 +217,8 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         config = {key: value for key, value in self.config.items() if key != "chat_template"}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and says it after tokens were added
+        # A class of its own makes transformers 5 rebuild the pipeline (SmolLM2's digit splitting is lost that way).
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
         for file, value in (("tokenizer.json", self.spec), ("tokenizer_config.json", config)):
             (folder / file).write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", "utf-8")
         chat = self.template if template is None else template
