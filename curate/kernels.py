@@ -44,6 +44,8 @@ def _space_table() -> NDArray[np.uint8]:
 
 
 SPACE: Final = _space_table()
+SOLID: Final = np.uint8(0)
+BLANK: Final = np.uint8(1)
 
 
 @_compiled
@@ -99,8 +101,8 @@ def measure(
     for item in range(offsets.size - 1):
         start, stop = offsets[item], offsets[item + 1]
         follow = np.int64(0)
-        high = np.uint8(0)
-        control = np.uint8(0)
+        high = SOLID
+        control = SOLID
         for at in range(start, stop):
             byte = data[at]
             follow += (byte & 0xC0) == 0x80
@@ -110,7 +112,7 @@ def measure(
         total = stop - start - follow
         if high & 0x80:
             found |= NON_ASCII
-            seen = np.uint8(0)
+            seen = SOLID
             for at in range(start, stop):
                 byte = data[at]
                 seen |= np.uint8((byte == 0xC3) * 4) | np.uint8((byte == 0xC2) * 8) | np.uint8((byte == 0xEF) * 16)
@@ -152,7 +154,7 @@ def collapse(
 ) -> int:
     """Write data[start:stop] to out[to:] with white space collapsed and stripped; return where it ends."""
     begin = to
-    before = np.uint8(1)  # as if a space stood before: leading white space is overwritten
+    before = BLANK  # as if a space stood before: leading white space is overwritten
     at = start
     while at < stop:
         byte = data[at]
@@ -160,7 +162,7 @@ def collapse(
         width = 1
         if kind == 2:
             wide = _wide_space(data, at, stop)
-            kind = np.uint8(1 if wide else 0)
+            kind = SOLID if wide == 0 else BLANK
             width = wide if wide else 1
         out[to] = 32 if kind else byte
         to += 1 - (kind & before)

@@ -69,7 +69,9 @@ def unfinished(text: str, where: str, under: int) -> Finding | None:
 
 
 def _sound(text: str, start: int, stop: int) -> bool:
-    """Whether an ellipsis is code or mathematics: `f(...args)`, `[...rest]`, `1 + 2 + ... + n`, `2, 4, ..., 10`."""
+    """Whether an ellipsis is code or mathematics: `f(...args)`, `1...7`, `1 + 2 + ... + n`, `2, 4, ..., 10`."""
+    if text[start - 1 : start].isdigit() and text[stop : stop + 1].isdigit():
+        return True
     before, after = text[:start].rstrip()[-1:], text[stop:].lstrip()[:1]
     if before and before in "([{,=" and stop < len(text) and (text[stop].isalnum() or text[stop] in "_[{)]"):
         return True
@@ -99,11 +101,16 @@ def repeated(text: str, times: int, min_chars: int) -> Finding | None:
         body = match.group().strip()
         if body.startswith("```"):
             fenced = not fenced
-        elif not fenced and len(body) >= min_chars and 2 * sum(map(str.isalpha, body)) > len(body):
+        elif not fenced and len(body) >= min_chars and _worded(body):
             seen[body].append(match.span())
     spans = max(seen.values(), key=len, default=[])
     share = sum(stop - start for start, stop in spans) / max(1, len(text))
     return Finding(len(spans), spans[:SPANS]) if len(spans) >= times and share >= 0.5 else None
+
+
+def _worded(body: str) -> bool:
+    """Whether a line is words, not code or a table: letters and spaces make up 85 % of it."""
+    return 100 * sum(char.isalpha() or char.isspace() for char in body) >= 85 * len(body)
 
 
 def broken_calls(calls: str) -> Finding | None:

@@ -22,6 +22,8 @@ from curate.stages.predicate import View, compile_condition
 from curate.stages.settings import ScoreQuantiles, SelectSettings
 from curate.stages.verdict import Judgement, Verdict
 
+__all__ = ["Decisions", "SelectStage", "gather_scores", "load_decisions", "score_bounds"]
+
 Bounds = Mapping[str, tuple[float, float]]
 SCORES = pa.schema([pa.field("source", pa.string()), pa.field("score", pa.float64())])
 
