@@ -101,15 +101,25 @@ def build_skeleton(grammar: Grammar, parts: Dissection) -> Skeleton:
 
 
 def _turn_start(grammar: Grammar, parts: Dissection, skeleton: Skeleton, index: int) -> tuple[int, int]:
-    """Where the prompt for this turn ends, found in the full skeleton; an empty think block is skipped."""
-    found = _after_prompt(grammar, parts, skeleton, index)
-    if found is None:
-        found = _after_header(grammar, parts, skeleton, index)
+    """Where the prompt for this turn ends, found in the full skeleton; an empty think block is skipped.
+
+    The generation header right before the turn's first text says it; where that is not one clear place (no header,
+    a turn without texts), the prompt itself is rendered and its tail looked for.
+    """
+    found = _after_header(grammar, parts, skeleton, index) or _after_prompt(grammar, parts, skeleton, index)
     if found is None:
         raise TemplateFailed("no-header", "the generation header is not where the assistant turn starts")
     literal, offset = found
     empty = _EMPTY_THOUGHT.match(skeleton.literals[literal], offset)
     return (literal, empty.end()) if empty else found
+
+
+def _after_header(grammar: Grammar, parts: Dissection, skeleton: Skeleton, index: int) -> tuple[int, int] | None:
+    """After the header in the literal before the turn's first text, if it stands there exactly once."""
+    own = next((k for k, number in enumerate(skeleton.slots) if parts.slots[number].message == index), None)
+    if own is None or not grammar.header or skeleton.literals[own].count(grammar.header) != 1:
+        return None
+    return own, skeleton.literals[own].index(grammar.header) + len(grammar.header)
 
 
 def _after_prompt(grammar: Grammar, parts: Dissection, skeleton: Skeleton, index: int) -> tuple[int, int] | None:
@@ -131,17 +141,6 @@ def _after_prompt(grammar: Grammar, parts: Dissection, skeleton: Skeleton, index
         if skeleton.literals[place].startswith(tail):
             return place, len(tail)
     return None
-
-
-def _after_header(grammar: Grammar, parts: Dissection, skeleton: Skeleton, index: int) -> tuple[int, int] | None:
-    own = [k for k, number in enumerate(skeleton.slots) if parts.slots[number].message == index]
-    if not own:
-        return None
-    literal = skeleton.literals[own[0]]
-    at = literal.rfind(grammar.header) if grammar.header else len(literal)
-    offset = at + len(grammar.header)
-    rest = literal[offset:] if at >= 0 else "?"
-    return (own[0], offset) if not rest.strip() or _OPEN_THOUGHT.fullmatch(rest) else None
 
 
 def _turn_end(

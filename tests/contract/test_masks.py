@@ -31,7 +31,11 @@ FAMILIES = {
 }
 NAMES = [*FAMILIES, "gpt2"]
 GSM8K = {"gemma-3": 247_211, "gpt2": 205_243, "llama-3.1": 213_427, "mistral-nemo": 247_231, "qwen2.5": 244_625,
-         "qwen3": 244_625, "smollm2": 250_702}  # fmt: skip
+         "qwen3": 244_625, "smollm2": 250_685}  # fmt: skip
+
+
+# transformers 5.23 counts 250,702 for smollm2: its GPT2Tokenizer drops the digit splitting that tokenizer.json asks for,
+# which shows where two spaces precede a number (15 of the 1,319 texts).
 
 
 def alpaca(row):
@@ -77,13 +81,13 @@ def sets(shared):
         return [json.loads(line) for line in (sft / name).read_text("utf-8").splitlines()]
 
     return {
-        "glaive": [glaive(row) for row in json.loads((sft / "chat/glaive_toolcall_en_demo.json").read_text())],
-        "tau": [openai(row) for row in json.loads((sft / "chat/tau_bench_gpt-4o-airline.json").read_text())],
-        "lima": [alpaca(row) for row in json.loads((sft / "lima/lima.json").read_text())[:300]],
-        "alpaca": [alpaca(row) for row in json.loads(gzip.open(sft / "alpaca/alpaca_data.json.gz").read())[:600]],
-        "chinese": [alpaca(row) for row in json.loads((sft / "alpaca/alpaca_zh_demo.json").read_text())[:200]],
-        "chosen": [([Message(**m) for m in row["chosen"]], None) for row in lines("chat/ultrafeedback_train_prefs.jsonl")[:250]],
-        "weighted": [typed(row) for row in lines("chat/v1_sft_demo.jsonl")],
+        "glaive": [glaive(row) for row in json.loads((sft / "chat/glaive_toolcall_en_demo.json").read_text())[:150]],
+        "tau": [openai(row) for row in json.loads((sft / "chat/tau_bench_gpt-4o-airline.json").read_text())[:50]],
+        "lima": [alpaca(row) for row in json.loads((sft / "lima/lima.json").read_text())[:150]],
+        "alpaca": [alpaca(row) for row in json.loads(gzip.open(sft / "alpaca/alpaca_data.json.gz").read())[:300]],
+        "chinese": [alpaca(row) for row in json.loads((sft / "alpaca/alpaca_zh_demo.json").read_text())[:100]],
+        "chosen": [([Message(**m) for m in row["chosen"]], None) for row in lines("chat/ultrafeedback_train_prefs.jsonl")[:100]],
+        "weighted": [typed(row) for row in lines("chat/v1_sft_demo.jsonl")[:200]],
         "reason": [typed(row) for row in lines("chat/reason_tool_use_demo_50.jsonl")],
     }  # fmt: skip
 
@@ -96,7 +100,7 @@ def real(request, shared):
 
 @pytest.fixture(scope="module")
 def encoded(real, sets):
-    name, renderer = real
+    _, renderer = real
     return {kind: renderer.encode_batch(records) for kind, records in sets.items()}
 
 
@@ -134,7 +138,7 @@ def test_ids_and_masks_equal_the_oracles(real, sets, encoded, shared):
     pattern = re.compile(FAMILIES[name], re.DOTALL)
     compared = 0
     for kind in ("glaive", "lima", "alpaca", "chinese", "chosen"):
-        for (messages, tools), result in list(zip(sets[kind], encoded[kind], strict=True))[:150]:
+        for (messages, tools), result in list(zip(sets[kind], encoded[kind], strict=True))[:100]:
             if isinstance(result, TemplateFailed) or result[0].control or "tool_calls" in result[0].lost:
                 continue
             text = theirs.apply_chat_template(as_chat(messages), tools=as_tools(tools), tokenize=False)
@@ -144,12 +148,12 @@ def test_ids_and_masks_equal_the_oracles(real, sets, encoded, shared):
             expected = [any(a < end and b > start for start, end in spans) for a, b in offsets]
             assert result[0].mask.tolist() == expected, (name, kind)
             compared += 1
-    assert compared > 250
+    assert compared > 200
 
 
 def as_chat(messages):
     chat = []
-    for i, message in enumerate(messages):
+    for message in messages:
         entry = {"role": message.role, "content": message.content or ""}
         if message.tool_calls:
             calls = json.loads(message.tool_calls)
@@ -184,7 +188,7 @@ def as_tools(tools):
 
 
 def test_every_mask_ends_turns_with_a_terminator_and_holds_no_other_token_that_steers(real, encoded):
-    name, renderer = real
+    _, renderer = real
     stops = set(renderer.terminators)
     for result in (part for found in encoded.values() for r in found if isinstance(r, list) for part in r):
         edges = np.flatnonzero(np.diff(np.concatenate([[False], result.mask, [False]]).astype(np.int8)))
@@ -217,8 +221,8 @@ def test_lost_texts_match_a_count_by_hand(real, sets, encoded):
             assert lost.count("system") == (len(system) if gone else 0)
             thoughts = [i for i, m in enumerate(messages) if m.reasoning and m.reasoning.strip()]
             last_user = max(i for i, m in enumerate(messages) if m.role == "user")
-            kept = {"qwen3": lambda i: i > last_user, "gpt2": lambda i: True}.get(name, lambda i: False)
-            assert lost.count("reasoning") == sum(not kept(i) for i in thoughts)
+            dropped = {"qwen3": sum(i < last_user for i in thoughts), "gpt2": 0}.get(name, len(thoughts))
+            assert lost.count("reasoning") == dropped
             assert lost.count("user") == lost.count("tool") == 0
             blind = name in ("llama-3.1", "smollm2", "gemma-3")
             assert lost.count("tool_calls") == (sum(bool(m.tool_calls) for m in messages) if blind else 0)
@@ -254,10 +258,22 @@ def test_literal_end_of_text_is_not_a_control_token(shared):
 
     with (shared / "data/sft/t0_train/t0_train.jsonl.zst").open("rb") as raw:
         lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8")
-        rows = [json.loads(next(lines)) for _ in range(300)]
+        rows = [json.loads(next(lines)) for _ in range(200)]
     renderer = Renderer(Tokenizer.load(shared / "tokenizers" / "qwen2.5"))
     for found in renderer.encode_batch(
         [([Message("user", r["prompt"]), Message("assistant", r["completion"])], None) for r in rows]
     ):
         assert found[0].control == 1 and 151643 not in found[0].ids
         assert renderer.tokenizer.decode(found[0].ids[found[0].mask].tolist()).endswith("<|endoftext|><|im_end|>")
+
+
+def test_a_saved_tokenizer_serves_with_the_ids_it_was_trained_on(shared, tmp_path):
+    from transformers import AutoTokenizer
+
+    for name in ("smollm2", "qwen2.5"):
+        ours = Tokenizer.load(shared / "tokenizers" / name)
+        ours.save(tmp_path / name)
+        theirs = AutoTokenizer.from_pretrained(tmp_path / name)
+        for text in ("cost  12 dollars", "<|im_start|>user\n\t x  7<|im_end|>", "naïve 日本語"):
+            assert theirs(text, add_special_tokens=False).input_ids == ours.encode(text)[0]
+        assert theirs.chat_template == ours.template and theirs.eos_token_id == ours.eos_id
