@@ -64,6 +64,7 @@ def run_command(
     ] = None,
     recipe: options.Recipe = None,
     sets: options.Sets = None,
+    cards: options.Cards = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     print_config: options.PrintConfig = False,
@@ -95,7 +96,7 @@ def run_command(
     elif dry_run:
         console.result(*commands.plan(shards, resolved))
     else:
-        console.result(*commands.run(shards, out, resolved, console, overwrite=overwrite))
+        console.result(*commands.run(shards, out, resolved, console, overwrite=overwrite, cards=cards))
 
 
 @app.command("check")

@@ -40,7 +40,7 @@ def plan(shards: Path, resolved: Settings) -> tuple[dict[str, Any], str]:
 
 
 def run(
-    shards: Path, out: Path | None, resolved: Settings, console: Console, *, overwrite: bool
+    shards: Path, out: Path | None, resolved: Settings, console: Console, *, overwrite: bool, cards: Path | None = None
 ) -> tuple[dict[str, Any], str]:
     """Train; the run's manifest, and a summary of it."""
     from train.running import train
@@ -55,6 +55,7 @@ def run(
         batch_chosen="batch" in resolved.origins,
         overwrite=overwrite,
         recipe=resolved.recipe,
+        cards=cards,
     )
     return manifest, summary(folder, manifest)
 

@@ -63,7 +63,7 @@ def work() -> None:
     shards = Shards(Path(job["shards"]), verify=False)
     plan = make_plan(config, shards, chosen=job["batch_chosen"])
     store, console = Store(Path(job["run"]), "run"), Console(quiet=job["quiet"])
-    fit(config, shards, plan, store, console, recipe=job["recipe"])
+    fit(config, shards, plan, store, console, recipe=job["recipe"], cards=Path(job["cards"]) if job["cards"] else None)
 
 
 def _die_with_parent(parent: int) -> None:

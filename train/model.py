@@ -36,9 +36,7 @@ def build_model(config: TrainConfig, shards: Shards) -> Any:
     if config.model == "tiny":
         return _tiny(config.tiny, shards)
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     options = _source(config.model)
     try:
         settings = AutoConfig.from_pretrained(config.model, trust_remote_code=False, **options)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from curate.cards.render import write_card
 from curate.foundation.console import Console
 from curate.foundation.errors import MachineError, UsageError
 from curate.foundation.store import MANIFEST, Store
@@ -30,6 +29,7 @@ def train(
     batch_chosen: bool = False,
     overwrite: bool = False,
     recipe: Mapping[str, Any] | None = None,
+    cards: Path | None = None,
 ) -> dict[str, Any]:
     """Train on `shards` into `run` and return the run's manifest; a complete run is returned as it is.
 
@@ -53,20 +53,29 @@ def train(
             "run": str(run.resolve()),
             "batch_chosen": batch_chosen,
             "recipe": dict(recipe or {}),
+            "cards": str(cards.resolve()) if cards else None,
             "quiet": console.quiet,
         }
         if config.num_processes > 1 and not launch.is_worker():
             launch.start(job, config.num_processes)
             return store.manifest()
-        return fit(config, packed, plan, store, console, recipe=dict(recipe or {}))
+        return fit(config, packed, plan, store, console, recipe=dict(recipe or {}), cards=cards)
 
 
 def fit(
-    config: TrainConfig, shards: Shards, plan: Plan, store: Store, console: Console, *, recipe: dict[str, Any]
+    config: TrainConfig,
+    shards: Shards,
+    plan: Plan,
+    store: Store,
+    console: Console,
+    *,
+    recipe: dict[str, Any],
+    cards: Path | None,
 ) -> dict[str, Any]:
     """Train in this process, one of `config.num_processes`; rank 0 writes."""
     import torch
     from accelerate import Accelerator
+    from transformers.utils import logging
 
     from train.attention import choose, register
     from train.loop import Trainer
@@ -83,6 +92,7 @@ def fit(
             hint="start them with: train run --num-processes N",
         )
     talk = console if accelerator.is_main_process else Console(quiet=True)
+    logging.disable_progress_bar()
     torch.manual_seed(config.seed)
     model = build_model(config, shards)
     register()
@@ -121,7 +131,7 @@ def fit(
     if accelerator.is_main_process:
         facts = {"selfcheck": report.facts(), "device": device, "precision": precision, "recipe": recipe}
         facts |= {"parameters": model.num_parameters(), "progress": asdict(progress)}
-        manifest = _commit(store, config, shards, plan, model, lines, facts, talk)
+        manifest = _commit(store, config, shards, plan, model, lines, facts, talk, cards)
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         accelerator.end_training()
@@ -154,6 +164,7 @@ def _commit(
     lines: metrics.Metrics,
     facts: dict[str, Any],
     console: Console,
+    cards: Path | None,
 ) -> dict[str, Any]:
     """Save `final/`, prove that it serves, and write manifest and card."""
     files = final.save_final(store, model, shards)
@@ -183,8 +194,7 @@ def _commit(
         },
         [*files, metrics.NAME],
     )
-    if importlib.util.find_spec("curate.cards.render"):
-        importlib.import_module("curate.cards.render").write_card(store.root, manifest)
+    write_card(store.root, manifest, gallery=cards)
     return manifest
 
 
@@ -222,4 +232,4 @@ def _refuse_foreign(run: Path) -> None:
 
 def _clear(store: Store) -> None:
     store.remove(MANIFEST)
-    store.sweep(keep=())
+    store.sweep(keep=("card.yaml",))  # the human part of the card is never ours to delete
