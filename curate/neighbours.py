@@ -1,0 +1,323 @@
+"""From signatures to survivors: bands, components, and an exact check of every pair that matters.
+
+1. Records that share a band are linked (union-find, one hash table a band): a component is a set that may be alike.
+2. Inside a component records are taken in keep order. A record goes iff an earlier *kept* record of its component has
+   exact Jaccard >= threshold on shingle sets; its twin is the most similar one (the earlier in keep order of equals).
+
+So every removal is verified, chains cannot form, and a record that a bucket's first member does not match still meets
+the other kept members; pairs that share no band are found too when something links them.
+
+Small components compare each record with every kept one (size filter, early exit). From SMALL records on, only kept
+records that share one of the rarest shingles are compared: of sets with Jaccard >= t, the first n - ceil(t n) + 1
+elements in any common order intersect (prefix filter: Bayardo, Ma, Srikant, WWW 2007). No pair is lost by either.
+
+Cost: a band is one hash table of n keys. A large component costs its shingles, twice, plus the comparisons between
+records that share a rare shingle; template-heavy buckets therefore cost what their members differ in, not their
+square. The worst case stays quadratic in the *kept* records that share rare shingles but miss the threshold.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.compiled import compiled
+
+Ints = NDArray[np.int64]
+Nodes = NDArray[np.int32]
+Hashes = NDArray[np.uint64]
+
+SMALL: Final = 24
+SLACK: Final = 1e-9  # rounding must widen the filters, never narrow them
+COMMON: Final = 20  # bits of a shingle's frequency in its rank; the rest are hash bits
+SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
+TAIL: Final = np.uint64((1 << (64 - COMMON)) - 1)
+MAX_COUNT_BITS: Final = 24
+
+
+@compiled
+def band_keys(signatures: NDArray[np.uint32], rows: int, first: int, out: Hashes, start: int) -> None:
+    """Write the keys of the bands first, first + 1, ... to out[band, start + record]."""
+    for item in range(signatures.shape[0]):
+        for band in range(out.shape[0]):
+            key = SPREAD
+            for row in range(rows):
+                key = (key ^ np.uint64(signatures[item, (first + band) * rows + row])) * SPREAD
+                key ^= key >> np.uint64(29)
+            out[band, start + item] = key
+
+
+@compiled
+def _root(parent: Nodes, node: int) -> int:
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node
+
+
+@compiled
+def link(keys: Hashes, live: NDArray[np.bool_], parent: Nodes, slots: Hashes, owners: Nodes) -> None:
+    """Union the live records that share a key; `slots` and `owners` are scratch, a power of two long."""
+    mask = np.uint64(slots.size - 1)
+    shift = np.uint64(32)
+    owners[:] = -1
+    for item in range(keys.size):
+        if not live[item]:
+            continue
+        key = keys[item]
+        at = (key ^ (key >> shift)) & mask
+        while owners[at] >= 0 and slots[at] != key:
+            at = (at + np.uint64(1)) & mask
+        if owners[at] < 0:
+            owners[at] = item
+            slots[at] = key
+            continue
+        one, other = _root(parent, item), _root(parent, owners[at])
+        if one < other:
+            parent[other] = one
+        elif other < one:
+            parent[one] = other
+
+
+@compiled
+def merge(parent: Nodes, other: Nodes) -> None:
+    """Add the unions of `other` to `parent`."""
+    for item in range(parent.size):
+        one, two = _root(parent, item), _root(parent, other[item])
+        if one < two:
+            parent[two] = one
+        elif two < one:
+            parent[one] = two
+
+
+@compiled
+def flatten(parent: Nodes) -> None:
+    """Point every record at the smallest member of its component."""
+    for item in range(parent.size):
+        parent[item] = _root(parent, item)
+
+
+@compiled
+def distinct(sets: Hashes, at: Ints, sizes: Ints) -> None:
+    """Drop repeats inside each set, in place: sets[at[i] : at[i] + sizes[i]] are its distinct shingles."""
+    longest = 1
+    for item in range(sizes.size):
+        longest = max(longest, at[item + 1] - at[item])
+    slots, marks = _table(longest)
+    for item in range(sizes.size):
+        start, count = at[item], 0
+        for k in range(start, at[item + 1]):
+            value = sets[k]
+            if _insert(slots, marks, item + 1, value):
+                sets[start + count] = value
+                count += 1
+        sizes[item] = count
+
+
+@compiled
+def _table(longest: int) -> tuple[Hashes, Nodes]:
+    size = 64
+    while size < 2 * longest:
+        size *= 2
+    return np.empty(size, np.uint64), np.zeros(size, np.int32)
+
+
+@compiled
+def _insert(slots: Hashes, marks: Nodes, mark: int, value: np.uint64) -> bool:
+    """Add a value to the set called `mark`; whether it was new. Other sets in the table count as empty slots."""
+    mask = np.uint64(slots.size - 1)
+    at = value & mask
+    while marks[at] == mark:
+        if slots[at] == value:
+            return False
+        at = (at + np.uint64(1)) & mask
+    marks[at] = mark
+    slots[at] = value
+    return True
+
+
+@compiled
+def _jaccard(
+    slots: Hashes, marks: Nodes, mark: int, size: int, sets: Hashes, start: int, count: int, floor: float
+) -> float:
+    """Exact Jaccard of the set in the table and sets[start : start + count], or -1 once it must be below `floor`."""
+    need = np.int64(np.ceil(floor / (1.0 + floor) * (size + count) - SLACK))
+    if need > size or need > count:
+        return -1.0
+    spare = count - need
+    mask = np.uint64(slots.size - 1)
+    missed = 0
+    for k in range(count - 1, -1, -1):  # from the end: texts of one template begin alike
+        value = sets[start + k]
+        at = value & mask
+        found = False
+        while marks[at] == mark:
+            if slots[at] == value:
+                found = True
+                break
+            at = (at + np.uint64(1)) & mask
+        if not found:
+            missed += 1
+            if missed > spare:
+                return -1.0
+    shared = count - missed
+    return shared / (size + count - shared)
+
+
+@compiled
+def settle(
+    starts: Ints, sets: Hashes, at: Ints, sizes: Ints, threshold: float, twin: Ints, similarity: NDArray[np.float64]
+) -> tuple[int, int]:
+    """Decide the components starts[c]:starts[c + 1] of records in keep order; fill twin (-1 = kept) and similarity.
+
+    Returns the comparisons made and those that met the threshold.
+    """
+    longest = 1
+    for item in range(sizes.size):
+        longest = max(longest, sizes[item])
+    slots, marks = _table(longest)
+    compared, met = 0, 0
+    for c in range(starts.size - 1):
+        first, last = starts[c], starts[c + 1]
+        if last - first < SMALL:
+            made, good = _settle_small(first, last, sets, at, sizes, threshold, twin, similarity, slots, marks)
+        else:
+            made, good = _settle_large(first, last, sets, at, sizes, threshold, twin, similarity, slots, marks)
+        compared += made
+        met += good
+    return compared, met
+
+
+@compiled
+def _settle_small(
+    first: int,
+    last: int,
+    sets: Hashes,
+    at: Ints,
+    sizes: Ints,
+    threshold: float,
+    twin: Ints,
+    similarity: NDArray[np.float64],
+    slots: Hashes,
+    marks: Nodes,
+) -> tuple[int, int]:
+    compared, met = 0, 0
+    for item in range(first, last):
+        if item > first:
+            for k in range(at[item], at[item] + sizes[item]):
+                _insert(slots, marks, item + 1, sets[k])
+        best = threshold
+        for other in range(first, item):
+            if twin[other] >= 0:
+                continue
+            compared += 1
+            found = _jaccard(slots, marks, item + 1, sizes[item], sets, at[other], sizes[other], best)
+            if found >= threshold:
+                met += 1
+            if found > best or (found == best and twin[item] < 0):
+                best, twin[item], similarity[item] = found, other, found
+    return compared, met
+
+
+@compiled
+def _prefix(sets: Hashes, start: int, size: int, counts: Nodes, shift: np.uint64, threshold: float) -> Hashes:
+    """The rarest shingles of a set, as ranks: frequency first, then hash."""
+    ranks = np.empty(size, np.uint64)
+    for k in range(size):
+        value = sets[start + k]
+        often = min(counts[(value * SPREAD) >> shift], (1 << COMMON) - 1)
+        ranks[k] = (np.uint64(often) << np.uint64(64 - COMMON)) | (value & TAIL)
+    length = size - np.int64(np.ceil(threshold * size - SLACK)) + 1
+    if length >= size:
+        return ranks
+    return np.partition(ranks, length - 1)[:length]
+
+
+@compiled
+def _settle_large(
+    first: int,
+    last: int,
+    sets: Hashes,
+    at: Ints,
+    sizes: Ints,
+    threshold: float,
+    twin: Ints,
+    similarity: NDArray[np.float64],
+    slots: Hashes,
+    marks: Nodes,
+) -> tuple[int, int]:
+    total, entries = 0, 0
+    for item in range(first, last):
+        total += sizes[item]
+        entries += sizes[item] - np.int64(np.ceil(threshold * sizes[item] - SLACK)) + 1
+    bits = 10
+    while bits < MAX_COUNT_BITS and (1 << bits) < 2 * total:
+        bits += 1
+    shift = np.uint64(64 - bits)
+    counts = np.zeros(1 << bits, np.int32)  # per hash slot: any consistent order serves the filter
+    for item in range(first, last):
+        for k in range(at[item], at[item] + sizes[item]):
+            counts[(sets[k] * SPREAD) >> shift] += 1
+    width = 10
+    while (1 << width) < 2 * entries:
+        width += 1
+    heads = np.full(1 << width, -1, np.int32)
+    turn = np.uint64(64 - width)
+    chain = np.empty((entries, 2), np.int32)  # record (from `first`), next entry
+    ranked = np.empty(entries, np.uint64)
+    used = 0
+    seen = np.full(last - first, -1, np.int32)
+    compared, met = 0, 0
+    for item in range(first, last):
+        rare = _prefix(sets, at[item], sizes[item], counts, shift, threshold)
+        loaded = False
+        best = threshold
+        for rank in rare:
+            entry = heads[(rank * SPREAD) >> turn]
+            while entry >= 0:
+                near = chain[entry, 0]
+                if ranked[entry] == rank and seen[near] != item - first:
+                    seen[near] = item - first
+                    other = first + near
+                    if not loaded:
+                        for k in range(at[item], at[item] + sizes[item]):
+                            _insert(slots, marks, item + 1, sets[k])
+                        loaded = True
+                    compared += 1
+                    found = _jaccard(slots, marks, item + 1, sizes[item], sets, at[other], sizes[other], best)
+                    if found >= threshold:
+                        met += 1
+                    if found > best or (found == best and (twin[item] < 0 or other < twin[item])):
+                        best, twin[item], similarity[item] = found, other, found
+                entry = chain[entry, 1]
+        if twin[item] < 0:
+            for rank in rare:
+                slot = (rank * SPREAD) >> turn
+                chain[used, 0], chain[used, 1], ranked[used] = item - first, heads[slot], rank
+                heads[slot] = used
+                used += 1
+    return compared, met
+
+
+def components(blocks: Any, live: NDArray[np.bool_], threads: int) -> Nodes:
+    """The smallest member of each record's component, int32 (n,), from band keys given as blocks of (bands, n)."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    size = live.size
+    room = 1 << max(4, int(1.5 * size).bit_length())
+    parents = [np.arange(size, dtype=np.int32) for _ in range(threads)]
+    scratch = [(np.empty(room, np.uint64), np.empty(room, np.int32)) for _ in range(threads)]
+
+    def work(keys: Hashes, lane: int) -> None:
+        for band in range(lane, keys.shape[0], threads):
+            link(keys[band], live, parents[lane], *scratch[lane])
+
+    with ThreadPoolExecutor(threads) as pool:
+        for keys in blocks:
+            list(pool.map(work, [keys] * threads, range(threads)))
+    for other in parents[1:]:
+        merge(parents[0], other)
+    flatten(parents[0])
+    return parents[0]
