@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from pack import masks
-from pack.engines import Engine, Ids, Verdict, choose
+from pack.engines import Engine, HfEngine, Ids, Verdict, choose
 from pack.grammar import control_pattern
 from pack.rendering import TemplateFailed
 from pack.spans import Layout
 from pack.tokenizing import Tokenizer
 from pack.torture import torture
+
+_MANY = 1_000  # texts with literal control tokens before gigatoken is loaded for them too
 
 
 class Encoder:
@@ -26,6 +28,7 @@ class Encoder:
         self.engine, found = choose(tokenizer, verdict.engine if verdict else engine, corpus)
         self.verdict = verdict or found
         self._safe: tuple[Tokenizer, Engine] | None = None
+        self._safe_texts = 0
 
     def fall_back(self, verdict: Verdict) -> None:
         """Use `tokenizers` from now on."""
@@ -45,10 +48,7 @@ class Encoder:
 
     def _safely(self, layout: Layout, raw: bytes) -> masks.Tokens:
         """Cut at the template's own control tokens, as `tokenizers` does itself, and encode the rest as plain text."""
-        if self._safe is None:
-            copy = self.tokenizer.without(self.control)
-            self._safe = (copy, choose(copy, "hf" if self.engine.name == "hf" else "auto", torture(self.control))[0])
-        copy, engine = self._safe
+        copy, engine = self._plain_copy()
         cuts = [m.span() for a, b in layout.literals for m in self.pattern.finditer(layout.text, a, b)]
         cuts += [(at, at) for at in layout.breaks]
         cuts.sort()
@@ -71,3 +71,14 @@ class Encoder:
             )
             chunks.append(masks.by_offsets(*copy.encode(piece), len(piece)))
         return masks.join(chunks)
+
+    def _plain_copy(self) -> tuple[Tokenizer, Engine]:
+        """The copy without control tokens and its engine; the fast one is worth loading only for many texts."""
+        self._safe_texts += 1
+        if self._safe is None:
+            copy = self.tokenizer.without(self.control)
+            self._safe = (copy, HfEngine(copy))
+        elif self._safe_texts == _MANY and self.engine.name != "hf":
+            copy = self._safe[0]
+            self._safe = (copy, choose(copy, "auto", torture(self.control))[0])
+        return self._safe

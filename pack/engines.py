@@ -4,7 +4,8 @@
 differing id and the fast engine is not used. One difference is known and routed text by text: where the tokenizer
 has a Unicode normalizer, texts holding combining or unassigned characters, or not in NFC, go to `tokenizers`.
 
-Cost: tokenizers 1 to 2 M tokens/s, gigatoken 40 to 80 M, on two cores; loading gigatoken 0.3 to 1.5 s, the guard 1 to 3 s.
+Cost: tokenizers 1 to 2 M tokens/s, gigatoken 40 to 80 M, on two cores; loading gigatoken 0.3 to 2.2 s, the
+guard 0.3 s more.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from pack.spans import (
     place_literals,
     take_apart,
 )
-from pack.tokenizing import Tokenizer
+from pack.tokenizing import Tokenizer, text_digest
 from pack.turns import prove, tagged_turns
 
 __all__ = ["Encoded", "Renderer", "TemplateFailed"]
@@ -204,13 +204,11 @@ class Renderer:
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: digests, engine and verdict, rules, terminators, counts so far."""
-        from pack.tokenizing import _digest
-
         return {
             "tokenizer": self.tokenizer.name,
             "tokenizer_digest": self.tokenizer.digest,
             "vocab_size": self.tokenizer.vocab_size,
-            "template_digest": None if self.template is None else _digest(self.template),
+            "template_digest": None if self.template is None else text_digest(self.template),
             "prompt_format": self.plain.source if self.plain else None,
             "loss_on": self._loss_on,
             "control_tokens": self._control_rule,

@@ -88,12 +88,12 @@ class Tokenizer:
     def digest(self) -> str:
         """xxh3_128 of the canonical JSON of `tokenizer.json` and of the named special tokens."""
         named = {key: _content(self.config.get(key)) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        return _digest(json.dumps([self.spec, named], ensure_ascii=False, sort_keys=True, separators=(",", ":")))
+        return text_digest(json.dumps([self.spec, named], ensure_ascii=False, sort_keys=True, separators=(",", ":")))
 
     @property
     def template_digest(self) -> str | None:
         """xxh3_128 of the chat template's text, None without one."""
-        return None if self.template is None else _digest(self.template)
+        return None if self.template is None else text_digest(self.template)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -229,7 +229,8 @@ class Tokenizer:
 _BARE: dict[str, Any] = {"post_processor": None, "truncation": None, "padding": None}
 
 
-def _digest(text: str) -> str:
+def text_digest(text: str) -> str:
+    """xxh3_128 of a text, 32 hex characters."""
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
 

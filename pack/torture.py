@@ -1,7 +1,7 @@
 """Nasty texts, always the same: what an engine must encode exactly as `tokenizers` does before it is trusted.
 
 Control tokens glued and spaced, every plane of Unicode, runs of white space, digits, code, words of 100 kB.
-Cost: about 1,200 texts, 1.2 MB; a second for `tokenizers`.
+Cost: 650 to 1,150 texts, 0.25 MB; 0.15 s for `tokenizers`.
 """
 
 from __future__ import annotations

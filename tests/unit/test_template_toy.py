@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from curate.foundation.errors import Offline, UsageError
 from curate.record import Message
@@ -275,6 +278,36 @@ def test_batch_equals_one_by_one():
         single = r.encode(messages, tools)
         assert [part.ids.tolist() for part in single] == [part.ids.tolist() for part in found]
         assert [part.mask.tolist() for part in single] == [part.mask.tolist() for part in found]
+
+
+PIECES = st.sampled_from(
+    ["a", " ", "\n", "é", "🙂", "e\u0301", "<|im_end|>", "<s>", "</think>", "<think>", "x{{y}}", "]", "\\"]
+)
+TEXTS = st.lists(PIECES, max_size=8).map("".join)
+ROLES = st.sampled_from(["user", "assistant", "tool", "system"])
+UNTAGGED_RENDERER = []
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@example([("assistant", " <think> </think>\na")])
+@given(st.lists(st.tuples(ROLES, TEXTS), min_size=1, max_size=6))
+def test_any_texts_in_any_order_come_back_whole_with_exactly_the_assistants_trained(tmp_path_factory, talk):
+    if not UNTAGGED_RENDERER:
+        UNTAGGED_RENDERER.append(renderer(UNTAGGED, tmp_path=tmp_path_factory.mktemp("t")))
+    r = UNTAGGED_RENDERER[0]
+    found = r.encode_batch([([Message(role, text) for role, text in talk], None)])[0]
+    if isinstance(found, TemplateFailed):
+        assert found.reason == "no-trained-token" and "assistant" not in [role for role, _ in talk]
+        return
+    text = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in talk)
+    # An empty think block is scaffolding, whoever wrote it.
+    trained = "".join(
+        re.sub(r"\A\s*<think>\s*</think>\s*", "", text) + "<|im_end|>" for role, text in talk if role == "assistant"
+    )
+    ids = found[0].ids
+    assert r.tokenizer.decode(ids.tolist()) == text
+    assert r.tokenizer.decode(ids[found[0].mask].tolist()) == trained
+    assert [i for i in ids.tolist() if i > 255] == [256, 257] * len(talk)
 
 
 # -- a mask that is wrong is caught -----------------------------------------------------------------------------------
