@@ -98,7 +98,7 @@ class Trainer:
         sums[-1] = float(stopping.asked)
         sums = self._reduce(sums)
         loss = float(sums[:-1].view(2, -1)[0].sum()) / max(1, trained)
-        norm = self._update(loss, bad)
+        norm = self._update(loss, bad, mine)
         at.step += 1
         at.samples += len(numbers)
         tokens = len(numbers) * self.shards.ctx - int(self.shards.train.row_pad[numbers].sum(dtype=np.int64))
@@ -116,12 +116,13 @@ class Trainer:
             self.accelerator.backward(losses.sum() * factor)
         return by_source(losses.detach(), batch.sources, batch.targets, len(self.shards.sources))
 
-    def _update(self, loss: float, bad: list[str]) -> float:
+    def _update(self, loss: float, bad: list[str], mine: list[int]) -> float:
         """Clip and step; returns the gradient norm before clipping."""
         parameters = [p for p in self.inner.parameters() if p.requires_grad]
         norm = float(self.accelerator.clip_grad_norm_(parameters, self.config.clip))
         if not math.isfinite(loss) or not math.isfinite(norm):
-            ids = ", ".join(bad[:NAMED_IDS]) or "in another process"
+            bad = bad or self._ids(mine)
+            ids = ", ".join(bad[:NAMED_IDS])
             more = f" and {len(bad) - NAMED_IDS} more" if len(bad) > NAMED_IDS else ""
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise DataError(

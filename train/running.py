@@ -98,7 +98,7 @@ def fit(
     register()
     model.set_attn_implementation(choose(model.config, device))
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     inner = PackedLoss(model.to(accelerator.device)).train()
     with accelerator.autocast():
         report = selfcheck.check(inner, shards, accelerator.device, precision)

@@ -89,7 +89,7 @@ def test_segment_attention_equals_the_materialised_mask_for(name, shards):
 
 def test_gradient_checkpointing_keeps_the_segments(shards):
     plain, spared = made(llama()), made(llama())
-    spared.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    spared.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     batch = collate([shards.train[0]], [], flat=True)
     for module in (plain, spared):
         module(batch).sum().backward()
