@@ -8,7 +8,7 @@ from typing import Any
 from curate.cards import figures, frontmatter
 from curate.cards.model import Card, Example, Fence, Section, Table
 from curate.cards.sidecar import Sidecar
-from curate.cards.text import Markdown, code, line, percent, prose, show
+from curate.cards.text import Markdown, code, line, percent, show
 
 Manifest = Mapping[str, Any]
 SHOWN = 2
@@ -163,7 +163,7 @@ def source_blocks(manifest: Manifest) -> list[Any]:
     rows = []
     for name, place in sources.items():
         removed = sum((place.get("removed") or {}).values())
-        row = [code(name), prose(place.get("licence") or "unknown"), place.get("rows", 0), place.get("quarantined", 0)]
+        row = [code(name), place.get("licence") or "unknown", place.get("rows", 0), place.get("quarantined", 0)]
         row += [
             place.get("records", 0),
             removed,
@@ -175,7 +175,7 @@ def source_blocks(manifest: Manifest) -> list[Any]:
     blocks: list[Any] = [figures.shares(fates), Table([*headers, "Tokens kept"] if tokens else headers, rows)]
     if skipped := manifest.get("skipped"):
         blocks.append("Files that were not read:")
-        blocks.append(Table(("File", "Why"), [[code(item["file"]), prose(item["reason"])] for item in skipped[:20]]))
+        blocks.append(Table(("File", "Why"), [[code(item["file"]), str(item["reason"])] for item in skipped[:20]]))
     return blocks
 
 

@@ -138,7 +138,8 @@ def _block(block: Any) -> text.Markdown:
 
 def _table(table: Table) -> str:
     right = [
-        bool(table.rows) and all(isinstance(row[i], (int, float)) or str(row[i]).endswith("%") for row in table.rows)
+        bool(table.rows)
+        and all(row[i] is None or isinstance(row[i], (int, float)) or str(row[i]).endswith("%") for row in table.rows)
         for i in range(len(table.headers))
     ]
     rows: Iterable[str] = (" | ".join(str(_safe(cell)) for cell in row) for row in table.rows)

@@ -8,7 +8,7 @@ from typing import Any
 from curate.cards import figures, frontmatter
 from curate.cards.model import Card, Example, Fence, Section, Table
 from curate.cards.sidecar import Sidecar
-from curate.cards.text import code, line, percent, prose
+from curate.cards.text import code, line, percent
 
 Manifest = Mapping[str, Any]
 FATES = ("packed", "eval", "overlong", "template_failed", "not_drawn")
@@ -80,8 +80,8 @@ def _law(sources: Mapping[str, Any]) -> list[Any]:
     sums = {key: sum(place.get(key, 0) for place in sources.values()) for key in ("records", *FATES)}
     holds = "holds" if sums["records"] == sum(sums[key] for key in FATES) else "BROKEN"
     names = ("packed", "held for eval", "over-long", "template failed", "not drawn")
-    parts = "  +  ".join(f"{sums[key]:,} {name}" for key, name in zip(FATES, names, strict=True))
-    return [Fence(f"records in  {sums['records']:,}  =  {parts}   ({holds})")]
+    parts = "\n         +  ".join(f"{sums[key]:>12,} {name}" for key, name in zip(FATES, names, strict=True))
+    return [Fence(f"records in  {sums['records']:,}   ({holds})\n         =  {parts}")]
 
 
 def _sources(sources: Mapping[str, Any]) -> list[Any]:
@@ -104,11 +104,12 @@ def _sources(sources: Mapping[str, Any]) -> list[Any]:
     rows = [
         [
             code(name),
-            prose(place.get("licence") or "unknown"),
+            place.get("licence") or "unknown",
             place.get("records", 0),
             *(place.get(key, 0) for key in FATES),
+            place.get("tokens", 0),
+            percent(place.get("trained", 0), place.get("tokens", 0)),
         ]
-        + [place.get("tokens", 0), percent(place.get("trained", 0), place.get("tokens", 0))]
         for name, place in sources.items()
     ]
     return [figures.shares(fates), Table(headers, rows)]
@@ -130,8 +131,9 @@ def _packing(manifest: Manifest, splits: Mapping[str, Any], ctx: int) -> list[An
             split.get("lower_bound"),
             _share(split.get("fill")),
             split.get("segments_per_row"),
+            split.get("tokens"),
+            split.get("trained"),
         ]
-        + [split.get("tokens"), split.get("trained")]
         for name, split in splits.items()
     ]
     headers = ("Split", "Rows", "Least possible rows", "Fill", "Documents a row", "Tokens", "With loss")

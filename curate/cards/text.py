@@ -20,6 +20,7 @@ _SPACE: Final = re.compile(r"\s+")
 _PUNCTUATION: Final = re.compile(r"[\\`*_{}\[\]<>()#+\-.!|~&:@$^=\"']")
 # What GitHub turns into links, mentions and references without any markup, escaped or not.
 _AUTOLINK: Final = re.compile(r"(?<=[@#])|(?<=:)(?=/)|(?i:(?<=www)(?=\.))|(?i:(?<=mailto)(?=:))|(?i:(?<=xmpp)(?=:))")
+_ESCAPED: Final = re.compile(r"\\([!-/:-@\[-`{-~])")
 _TAG: Final = re.compile(r"`|\*\*|</?[a-z]+>")
 
 
@@ -84,7 +85,7 @@ def xml(text: str) -> str:
 def plain(value: Any) -> str:
     """A cell for a terminal: our own markup taken off, data made printable."""
     if isinstance(value, Markdown):
-        return _TAG.sub("", value)
+        return _ESCAPED.sub(r"\1", _TAG.sub("", value)).replace(JOINER, "")
     return line(show(value)) if not isinstance(value, str) else line(value)
 
 
