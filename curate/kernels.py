@@ -106,7 +106,7 @@ def measure(
         for at in range(start, stop):
             byte = data[at]
             follow += (byte & 0xC0) == 0x80
-            high |= byte
+            high = np.uint8(high | byte)
             control |= np.uint8(((byte < 32) & (byte != 9) & (byte != 10) & (byte != 13)) | (byte == 127))
         found = C0_CONTROL if control else 0
         total = stop - start - follow

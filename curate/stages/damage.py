@@ -24,7 +24,7 @@ _SEQUENCE: Final = f"(?:[\u00c2-\u00df][{_FOLLOW}]|[\u00e0-\u00ef][{_FOLLOW}]{{2
 _RUN: Final = re.compile(f"(?:{_SEQUENCE})+")
 _ONE: Final = re.compile(_SEQUENCE)
 # What may rightly stand after a letter: closing and separating punctuation, ordinals, marks, spaces.
-_CLOSING: Final = frozenset("\u00a0»«”’“‘„‚…–—›‹®™©ªº°¹²³·•¡¿§†‡¶")
+_CLOSING: Final = frozenset("\u00a0»«”’“‘„‚…–—›‹®™©ªº°¹²³·•¡¿§¶")
 
 
 def mojibake(text: str) -> list[tuple[int, int]]:

@@ -93,7 +93,9 @@ def joined(column: Any) -> Any:
 
 
 def buffers(array: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The bytes and the int64[n + 1] offsets of a large_string array; nulls as empty texts."""
+    """The bytes and the int64[n + 1] offsets of a string array; nulls as empty texts."""
+    if array.type != pa.large_string():
+        array = array.cast(pa.large_string())
     if array.null_count:
         array = pc.fill_null(array, "")
     _, offsets, data = array.buffers()
@@ -118,6 +120,7 @@ def nfc(array: Any, flags: NDArray[np.uint8] | None = None) -> Any:
     """A large_string array in Unicode NFC; only texts that may change are looked at."""
     from curate import kernels
 
+    array = joined(array)
     flags = measure(array).flags if flags is None else flags
     suspects = np.flatnonzero(flags & kernels.NFC_SUSPECT)
     if not len(suspects):
