@@ -8,7 +8,7 @@ from curate.record import Message
 from curate.sample.draw import Draw
 from curate.sample.scenes import NAMES
 
-WORDS: Final = (
+_WORDS: Final = (
     "anchor autumn basket beacon blanket bridge bucket candle canvas castle cellar chimney circle cloud copper corner "
     "cotton cradle curtain desert dinner dragon engine evening falcon farmer feather fiddle finger forest fountain garden "
     "garlic gentle ginger glacier grain guitar hammer harbor harvest hollow honey island jacket jungle kettle kitchen "
@@ -17,7 +17,8 @@ WORDS: Final = (
     "salmon season shadow shelter silver simple slipper spider spring station stove summer sunset table temple thunder "
     "ticket timber tower train travel tunnel valley velvet village violin wagon walnut water weather whistle willow window "
     "winter wooden yellow"
-).split()
+)
+WORDS: Final = tuple(_WORDS.split())
 
 _VERBS: Final = ("carries", "covers", "crosses", "follows", "guards", "hides", "holds", "leaves", "meets", "shows")
 _PLACES: Final = ("above", "behind", "beside", "near", "over", "past", "under", "with")

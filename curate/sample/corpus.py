@@ -13,7 +13,7 @@ from curate.record import Message
 from curate.sample.chats import chat, long_chat
 from curate.sample.draw import Draw
 from curate.sample.problems import LEVELS, Problem, problem
-from curate.sample.scenes import HELD_OUT, LEAKED, SCENES
+from curate.sample.scenes import HELD_OUT, LEAKED, SCENES, Scene
 
 GENERAL_SHARE: Final = 0.06
 # Planted rows of each kind, for every 30,000 rows.
@@ -47,10 +47,7 @@ def clean(draw: Draw, count: int) -> list[Row]:
     rows: list[Row] = []
     seen: set[tuple[str, ...]] = set()
     while len(rows) < count:
-        if draw.chance(GENERAL_SHARE):
-            row = Row(chat(draw), 0)
-        else:
-            row = asked(problem(draw, draw.between(1, len(LEVELS)), SCENES))
+        row = Row(chat(draw), 0) if draw.chance(GENERAL_SHARE) else asked(problem(draw, 1 + draw.below(len(LEVELS))))
         key = tuple(message.content or "" for message in row.messages)
         if key not in seen:
             seen.add(key)
@@ -76,10 +73,10 @@ def evaluation(seed: int) -> tuple[dict[str, list[Problem]], dict[str, list[Prob
     return scored, leaked
 
 
-def _distinct(draw: Draw, count: int, scenes: tuple[object, ...], pairs_from: str) -> list[Problem]:
+def _distinct(draw: Draw, count: int, scenes: tuple[Scene, ...], pairs_from: str) -> list[Problem]:
     found: dict[str, Problem] = {}
     while len(found) < count:
-        item = problem(draw, 1 + len(found) % len(LEVELS), scenes, pairs_from)  # type: ignore[arg-type]
+        item = problem(draw, 1 + len(found) % len(LEVELS), scenes, pairs_from)
         found.setdefault(item.question, item)
     return list(found.values())
 
@@ -90,7 +87,7 @@ def planted(draw: Draw, rows: list[Row], leaked: dict[str, list[Problem]], share
     draw.shuffle(problems)
     counts = {kind: max(2, round(number * share)) for kind, number in PLANTED.items()}
     take = iter(problems)
-    out = [_flawed(kind, next(take)) for kind in ("exact_duplicate",) for _ in range(counts[kind])]
+    out = [_copy(next(take)) for _ in range(counts["exact_duplicate"])]
     out += [_near(draw, next(take)) for _ in range(counts["near_duplicate"])]
     for kind, items in (("leaked_pair", leaked["pairs"]), ("leaked_template", leaked["templates"])):
         for item in items[: counts[kind]]:
@@ -106,8 +103,8 @@ def planted(draw: Draw, rows: list[Row], leaked: dict[str, list[Problem]], share
     return out
 
 
-def _flawed(kind: str, twin: Row) -> Row:
-    return Row(list(twin.messages), twin.level, kind, twin)
+def _copy(twin: Row) -> Row:
+    return Row(list(twin.messages), twin.level, "exact_duplicate", twin)
 
 
 def _near(draw: Draw, twin: Row) -> Row:

@@ -1,8 +1,8 @@
 """The wording of the word problems: scenes that start with a number and let it rise or fall.
 
 A scene gives an opening with `{n}`, events that add, events that take away, and a question. One event makes a problem of
-one step, two events one of two steps. `HELD_OUT` scenes never occur in raw data: their verbs do, their sentences do not. `LEAKED` scenes are
-held out too, and planted in raw data as leaks; nothing scored uses them.
+one step, two events one of two steps. `HELD_OUT` scenes never occur in raw data: their verbs do, their sentences do not.
+`LEAKED` scenes are held out too, and planted in raw data as leaks; nothing scored uses them.
 """
 
 from __future__ import annotations
