@@ -1,6 +1,6 @@
 """`pack build` on one page: records -> tokens -> lengths -> bins -> shards.
 
-Pass 1 encodes each file of records into a token store under `.work/`; the plan decides over lengths alone; pass 2
+Pass 1 encodes runs of records into a token store under `.work/`; the plan decides over lengths alone; pass 2
 gathers tokens into parts, bin by bin. Units leave markers, so a run that was killed goes on from the last finished
 unit; the manifest comes last. Memory is one batch a worker plus about 100 bytes a segment.
 """
@@ -25,7 +25,7 @@ from pack.config import PackConfig
 from pack.mixture import epochs_of
 from pack.plan import Plan, Split, plan
 from pack.shards import ShardManifest
-from pack.tokenstore import WORK, TokenStore, Unit, encode, renderer, sample
+from pack.tokenstore import CHUNK, WORK, TokenStore, Unit, encode, renderer, sample
 
 OWN: Final = ("train", "eval", "removed", "tokenizer")
 CARD_FILES: Final = ("README.md", "card.json", "card.yaml", "figures")
@@ -89,20 +89,26 @@ def check_target(shards: Path, *, overwrite: bool) -> None:
 
 
 def units_of(job: Build, identity: str) -> list[Unit]:
-    """One unit a file of records, in name order."""
-    files = {name: entry for name, entry in job.records["files"].items() if name.startswith("records/")}
-    return [
-        Unit(
-            name.removeprefix("records/").removesuffix(".parquet"),
-            str(job.out.resolve()),
-            name,
-            entry["digest"],
-            str(job.shards.resolve()),
-            job.settings,
-            identity,
-        )
-        for name, entry in sorted(files.items())
-    ]
+    """Runs of rows of the records files, in name order: the same units whatever the number of workers."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = []
+    for name, entry in sorted(job.records["files"].items()):
+        if not name.startswith("records/"):
+            continue
+        try:
+            rows = int(pq.read_metadata(job.out / name).num_rows)
+        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            raise DataError(
+                f"{job.out / name}: not readable ({error})", hint=f"run: curate verify {job.out}"
+            ) from error
+        stem = name.removeprefix("records/").removesuffix(".parquet")
+        for number, first in enumerate(range(0, rows, CHUNK)):
+            unit = stem if rows <= CHUNK else f"{stem}.{number:05d}"
+            places = (str(job.out.resolve()), name, first, min(first + CHUNK, rows))
+            out.append(Unit(unit, *places, entry["digest"], str(job.shards.resolve()), job.settings, identity))
+    return out
 
 
 def build(job: Build, executor: Executor, console: Console, *, overwrite: bool = False) -> dict[str, Any]:
@@ -153,8 +159,8 @@ def _guarded(units: list[Unit], render: Any) -> list[Unit]:
 
 def _encode(units: list[Unit], executor: Executor, console: Console) -> list[dict[str, Any]]:
     out = []
-    with console.progress("tokenising", len(units), "files") as advance:
-        for summary in executor.map(encode, units, name=lambda unit: str(unit.file)):
+    with console.progress("tokenising", len(units)) as advance:
+        for summary in executor.map(encode, units, name=lambda unit: f"{unit.file} from row {unit.first}"):
             out.append(summary)
             advance(1)
     return out

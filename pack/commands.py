@@ -83,15 +83,15 @@ def build_shards(
 
 def plan_build(out: Path, shards: Path, found: tuple[Resolved[PackConfig], dict[str, Any]]) -> Said:
     """`--dry-run`: files, records by source, and an estimate from a measured sample; nothing is written."""
-    import pyarrow.parquet as pq
-
     from pack.build import units_of
     from pack.tokenstore import renderer, sample
 
     resolved, records = found
     job = Build(out, shards, records, resolved)
     units = units_of(job, "")
-    rows = {unit.file: int(pq.read_metadata(out / unit.file).num_rows) for unit in units}
+    rows: dict[str, int] = {}
+    for unit in units:
+        rows[unit.file] = rows.get(unit.file, 0) + unit.last - unit.first
     results = renderer(job.settings).encode_batch(sample(units, PROBE))
     fits = [sum(len(part.ids) for part in result) for result in results if isinstance(result, list)]
     total, mean = sum(rows.values()), sum(fits) / max(1, len(fits))

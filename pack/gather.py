@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from curate.foundation.store import Store, digest_of
 from curate.record import SCHEMA as RECORD
 from pack.shards import Layout, batch_rows, packed_batch, write_part
-from pack.tokenstore import WORK, TokenStore, Unit
+from pack.tokenstore import WORK, TokenStore, Unit, rows_of
 
 PART_BATCHES: Final = 8
 FIELDS: Final = ("rows", "documents", "epochs", "lengths")
@@ -125,7 +125,7 @@ def plan_file(split: str, field: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """The rows of one records file that were not packed for one reason, with a sentence each, in file order."""
+    """The rows of one unit that were not packed for one reason, with a sentence each, in file order."""
 
     unit: Unit
     fate: str
@@ -142,17 +142,14 @@ def remove(removal: Removal) -> str:
     """Copy the records whole, with the reason, to `removed/`; returns the file's name."""
     store = Store(Path(removal.unit.shards), "shards")
     wanted, reasons = np.array(removal.rows), np.array(removal.reasons, dtype=object)
-    first = 0
     with (
-        pq.ParquetFile(Path(removal.unit.records) / removal.unit.file) as file,
         store.writing(removal.name) as temp,
         pq.ParquetWriter(temp, REMOVED, compression="zstd") as writer,
     ):
-        for batch in file.iter_batches(batch_size=4_096, columns=RECORD.names):
+        for first, batch in rows_of(removal.unit, 4_096):
             low, high = np.searchsorted(wanted, (first, first + batch.num_rows))
             if high > low:
                 table = pa.Table.from_batches([batch]).take(pa.array(wanted[low:high] - first))
                 reason = pa.array(reasons[low:high].tolist(), type=pa.string())
                 writer.write_table(table.append_column(REMOVED.field("reason"), reason).cast(REMOVED))
-            first += batch.num_rows
     return removal.name

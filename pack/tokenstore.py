@@ -1,4 +1,6 @@
-"""Pass 1: one file of records -> a token store on disk.
+"""Pass 1: records -> a token store on disk.
+
+A unit is a run of at most 8,192 rows of one records file, so one big file keeps every worker busy.
 
 A unit's `.tokens` is a flat file of uint32, the top bit saying "trained"; its `.documents` is a table of one row a
 segment (a record may give several), or one row of length 0 for a record whose template failed, in file order. Both
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 WORK: Final = ".work"
 BATCH: Final = 2_000
+CHUNK: Final = 8_192
 FORMAT: Final = 1  # bump when the same records and settings give other bytes
 
 DOCUMENT: Final = pa.schema(
@@ -50,13 +53,15 @@ DOCUMENT: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One file of records to encode; `settings` is the canonical JSON of what shapes the ids,
+    """Rows [first, last) of one file of records; `settings` is the canonical JSON of what shapes the ids,
     `identity` the digest of tokenizer and template; the guard's `verdict` spares the workers the torture corpus.
     """
 
     unit: str
     records: str
     file: str
+    first: int
+    last: int
     digest: str
     shards: str
     settings: str
@@ -66,7 +71,7 @@ class Unit:
     @property
     def key(self) -> str:
         """What this unit's tokens depend on."""
-        return digest_of([FORMAT, self.digest, self.settings, self.identity])
+        return digest_of([FORMAT, self.digest, self.first, self.last, self.settings, self.identity])
 
     @property
     def tokens(self) -> str:
@@ -104,16 +109,17 @@ def encode(unit: Unit) -> dict[str, Any]:
     if done is not None:
         return done
     path = Path(unit.records) / unit.file
-    found = digest_file(path)
-    if found != unit.digest:
+    if unit.first == 0 and (found := digest_file(path)) != unit.digest:
         raise DataError(f"{path}: its digest is {found}, the manifest says {unit.digest}", hint="run: curate verify")
     counts: dict[str, Counter[str]] = {}
     with ExitStack() as stack:
         tokens = stack.enter_context(stack.enter_context(store.writing(unit.tokens)).open("wb"))
         sink = pa.OSFile(str(stack.enter_context(store.writing(unit.documents))), "wb")
         table = stack.enter_context(pa.ipc.new_file(stack.enter_context(sink), DOCUMENT))
-        for batch in _batches(path):
-            table.write_batch(_encode_batch(batch, renderer(unit.settings, unit.verdict), tokens, counts))
+        for first, batch in rows_of(unit, BATCH):
+            table.write_batch(
+                _encode_batch(first, batch.to_pylist(), renderer(unit.settings, unit.verdict), tokens, counts)
+            )
     summary = {source: dict(sorted(count.items())) for source, count in sorted(counts.items())}
     store.mark(f"tokens/{unit.unit}", unit.key, [unit.tokens, unit.documents], summary)
     return summary
@@ -124,31 +130,32 @@ def sample(units: Sequence[Unit], limit: int = 256) -> list[tuple[Sequence[Messa
     each = -(-limit // max(1, len(units)))
     found: list[tuple[Sequence[Message], str | None]] = []
     for unit in units[:limit]:
-        with pq.ParquetFile(Path(unit.records) / unit.file) as file:
-            for batch in file.iter_batches(batch_size=each, columns=RECORD.names):
-                found += [(from_row(row).messages, row["tools"]) for row in batch.to_pylist()]
-                break
+        for _, batch in rows_of(unit, each):
+            found += [(from_row(row).messages, row["tools"]) for row in batch.to_pylist()]
+            break
     return found
 
 
-def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Rows of a records file with their numbers under `row`, in bounded batches."""
-    first = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH, columns=RECORD.names):
-            rows: list[dict[str, Any]] = batch.to_pylist()
-            for number, row in enumerate(rows):
-                row["row"] = first + number
-            first += len(rows)
-            yield rows
+def rows_of(unit: Unit, size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The records of a unit in batches of at most `size`, each with the number of its first row in the file."""
+    with pq.ParquetFile(Path(unit.records) / unit.file) as file:
+        edges = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
+        groups = np.flatnonzero((edges[1:] > unit.first) & (edges[:-1] < unit.last)).tolist()
+        first = int(edges[groups[0]]) if groups else 0
+        for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=RECORD.names):
+            low, high = max(unit.first - first, 0), min(unit.last - first, batch.num_rows)
+            if high > low:
+                yield first + low, batch.slice(low, high - low)
+            first += batch.num_rows
 
 
 def _encode_batch(
-    rows: Sequence[dict[str, Any]], render: Renderer, tokens: BinaryIO, counts: dict[str, Counter[str]]
+    first: int, rows: Sequence[dict[str, Any]], render: Renderer, tokens: BinaryIO, counts: dict[str, Counter[str]]
 ) -> pa.RecordBatch:
     results = render.encode_batch([(from_row(row).messages, row["tools"]) for row in rows])
     columns: dict[str, list[Any]] = {name: [] for name in DOCUMENT.names}
-    for row, result in zip(rows, results, strict=True):
+    for place, (row, result) in enumerate(zip(rows, results, strict=True)):
+        row["row"] = first + place
         count = counts.setdefault(row["source"], Counter())
         count["records"] += 1
         if not isinstance(result, list):

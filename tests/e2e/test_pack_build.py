@@ -157,6 +157,20 @@ def test_file_order_and_grouping_do_not_reach_the_rows(built, tmp_path, bytes_to
     assert contents(tmp_path / "shards", ["train", "eval"]) == contents(shards, ["train", "eval"])
 
 
+def test_a_big_file_in_many_units_gives_the_same_rows_and_keeps_what_it_removed(
+    built, tmp_path, bytes_tokenizer, monkeypatch
+):
+    out, shards, _ = built
+    monkeypatch.setattr(building, "CHUNK", 7)
+    pack(out, tmp_path / "shards", bytes_tokenizer, eval_fraction=0.1)
+    assert contents(tmp_path / "shards", ["train", "eval"]) == contents(shards, ["train", "eval"])
+    parts = sorted((tmp_path / "shards/removed/overlong").glob("talk.*.parquet"))
+    assert len(parts) > 1
+    whole = pq.read_table(shards / "removed/overlong/talk.parquet")
+    assert pa.concat_tables(pq.read_table(part) for part in parts).to_pylist() == whole.to_pylist()
+    assert problems(tmp_path / "shards")[0] == []
+
+
 class Dies:
     """An executor whose run ends after so many tasks, as a killed process would."""
 
@@ -277,6 +291,16 @@ def test_records_that_changed_after_their_manifest_are_refused(tmp_path, bytes_t
     out = curated(tmp_path / "out", {"a": [chat("a", i) for i in range(5)]})
     pq.write_table(to_table([chat("a", 7)]), out / "records/a.parquet")
     with pytest.raises(DataError, match=r"records/a\.parquet"):
+        pack(out, tmp_path / "shards", bytes_tokenizer)
+
+
+@pytest.mark.parametrize("damage", ["missing", "not parquet"])
+def test_records_that_are_gone_or_damaged_are_named(tmp_path, bytes_tokenizer, damage):
+    out = curated(tmp_path / "out", {"a": [chat("a", i) for i in range(5)]})
+    (out / "records/a.parquet").unlink()
+    if damage == "not parquet":
+        (out / "records/a.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(DataError, match=r"records/a\.parquet: not readable"):
         pack(out, tmp_path / "shards", bytes_tokenizer)
 
 
