@@ -101,12 +101,12 @@ def measure(
     for item in range(offsets.size - 1):
         start, stop = offsets[item], offsets[item + 1]
         follow = np.int64(0)
-        high = SOLID
+        high: Any = SOLID
         control = SOLID
         for at in range(start, stop):
             byte = data[at]
             follow += (byte & 0xC0) == 0x80
-            high = np.uint8(high | byte)
+            high |= byte
             control |= np.uint8(((byte < 32) & (byte != 9) & (byte != 10) & (byte != 13)) | (byte == 127))
         found = C0_CONTROL if control else 0
         total = stop - start - follow

@@ -123,14 +123,14 @@ class QualityStage:
             where = candidates.repeats(messages, answers, loop.times, loop.min_chars)
             return where, partial(rules.repeated, times=loop.times, min_chars=loop.min_chars), loop.times
         if rule == "refusal":
-            found = texts.head(rules.REFUSAL, answers, rules.HEAD)
+            found = texts.head(_unbounded(rules.REFUSAL), answers, rules.HEAD)
             return found, partial(rules.head, rules.REFUSAL_RE), 0
         words, compiled = {
             "identity": (rules.IDENTITY_WORDS, rules.IDENTITY_RE),
             "cutoff": (rules.CUTOFF_WORDS, rules.CUTOFF_RE),
         }[rule]
         found = texts.regex(words, answers)
-        return texts.regex(compiled.pattern, found), partial(rules.matches, compiled), 0
+        return texts.regex(_unbounded(compiled.pattern), found), partial(rules.matches, compiled), 0
 
 
 def _checked(
@@ -146,3 +146,8 @@ def _checked(
         done = row
         evidence = {"message": item - int(messages.starts[row]), "spans": [list(span) for span in finding.spans]}
         yield Verdict(row, name, float(finding.value), float(threshold), evidence=canonical(evidence))
+
+
+def _unbounded(pattern: str) -> str:
+    """A superset of a pattern: what a word character is differs between the engines' Unicode versions."""
+    return pattern.replace(r"\b", "")

@@ -161,8 +161,10 @@ def test_fixes_are_off_by_default_counted_and_keep_the_original():
 
 
 PIECES = st.sampled_from(
-    ["Ã©", "â€™", "É", "–", "»", "\x07", "\x85", "\ufffd", "...", "…", "```", "\n", "a line of words that is long enough to count\n",
-     "As an AI", "as a language model", " I'm ", "an AI", "knowledge cutoff", "my last update", "I'm sorry, but I ", "ï»¿", "ok "]
+    ["Ã©", "â€™", "É", "–", "»", "\x07", "\x85", "\ufffd", "...", "…", "```", "\n",
+     "a line of words that is long enough to count\n",
+     "As an AI",
+     "as a language model", " I'm ", "an AI", "knowledge cutoff", "my last update", "I'm sorry, but I ", "ï»¿", "ok "]
 )  # fmt: skip
 
 

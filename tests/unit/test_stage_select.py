@@ -130,7 +130,7 @@ def test_decisions_drop_with_their_reason_and_spare_from_conditions(tmp_path):
         ("d.jsonl", "[1]", ":1:"),
         ("d.jsonl", '{"id": "%s", "descision": "keep"}' % ("a" * 32), ":1:"),
         ("d.csv", "id,decision\n%s,maybe\n" % ("a" * 32), ":2:"),
-        ("d.csv", "id,decision\n%s,keep\n%s,drop\n" % ("a" * 32, "a" * 32), ":3:"),
+        ("d.csv", f"id,decision\n{'a' * 32},keep\n{'a' * 32},drop\n", ":3:"),
         ("d.csv", "id,decision\n%s\n" % ("a" * 32), ":2:"),
         ("d.csv", "id,content,decision\n,,keep\n", ":2:"),
         ("d.txt", "", "neither"),
