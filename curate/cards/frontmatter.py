@@ -65,7 +65,8 @@ def configs(files: Iterable[str], folders: Mapping[str, str]) -> list[dict[str, 
         for split, folder in folders.items()
     ]
     out: list[dict[str, Any]] = [{"config_name": "default", "default": True, "data_files": kept}]
-    if "removed" in suffix:
+    # `datasets` picks one reader for the whole folder: a config of another file kind would only fail to load.
+    if suffix.get("removed") in {suffix.get(folder, "parquet") for folder in folders.values()}:
         path = f"removed/**/*.{suffix['removed']}"
         out.append({"config_name": "removed", "data_files": [{"split": "train", "path": path}]})
     return out

@@ -70,18 +70,24 @@ def test_plain_load_dataset_of_records_gives_the_kept_rows_only(tmp_path, remove
     assert load(out, tmp_path) == expected | ({"removed": {"train": 2}} if removed else {})
 
 
-def test_plain_load_dataset_of_shards_gives_train_and_eval(tmp_path):
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_plain_load_dataset_of_shards_gives_train_and_eval(tmp_path, suffix):
     out = tmp_path / "shards"
     arrow(out / "train/part-00000.arrow", 3)
     arrow(out / "train/part-00001.arrow", 1)
     arrow(out / "eval/part-00000.arrow", 2)
-    parquet(out / "removed/overlong/a.parquet", 1, reason="long")
+    if suffix == "parquet":
+        parquet(out / "removed/overlong/a.parquet", 1, reason="long")
+    else:
+        arrow(out / "removed/overlong/a.arrow", 1)
     splits = {"train": {"rows": 4}, "eval": {"rows": 2}}
     manifest = {"kind": "shards", "ctx": 1, "splits": splits, "files": names(out)}
     (out / "manifest.json").write_text(json.dumps(manifest))
     write_card(out, manifest)
     rows = {"train": 4, "eval": 2}
-    assert load(out, tmp_path) == {"default": rows, "plain": rows, "removed": {"train": 1}}
+    assert load(out, tmp_path) == {"default": rows, "plain": rows} | (
+        {"removed": {"train": 1}} if suffix == "arrow" else {}
+    )
 
 
 @pytest.mark.parametrize("title", ["a: b\n---\nlicense: mit", "# x", "'\"", "{[", "null", "é\u2028x"])
