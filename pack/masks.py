@@ -47,6 +47,14 @@ def spell(tokenizer: Tokenizer, ids: Ids) -> bytes | None:
     return None if table is None else b"".join(map(table.__getitem__, ids.tolist()))
 
 
+def utf8(text: str) -> bytes:
+    """The text's bytes. Raises TemplateFailed("bad-unicode") for a lone surrogate, which has none."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise TemplateFailed("bad-unicode", "a lone surrogate") from None
+
+
 def by_offsets(ids: Sequence[int], offsets: Sequence[Span], length: int) -> tuple[Tokens, int]:
     """Borders from the library's character offsets, and the text's length; an empty offset counts as one character."""
     pairs = np.array(offsets, dtype=np.int64).reshape(-1, 2)

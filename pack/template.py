@@ -158,7 +158,7 @@ class Renderer:
         """The ids a model is asked with: the conversation so far and the generation header. Raises TemplateFailed."""
         if self.plain:
             layout = self.plain.lay_out(messages, tools, self._pattern, ask=True)
-            return [*self.tokenizer.leading, *self._encoder.tokens(layout, layout.text.encode()).ids.tolist()]
+            return [*self.tokenizer.leading, *self._encoder.tokens(layout, masks.utf8(layout.text)).ids.tolist()]
         assert self._grammar is not None
         parts = self._dissect(messages, tools)
         text, _ = self._grammar.template.render(parts.chat, parts.tools, generate=True)
@@ -166,7 +166,7 @@ class Renderer:
         literals = place_literals(*take_apart(bare), parts.slots, text) or [(0, len(text))]
         control = sum(len(self._pattern.findall(text[a:b])) for a, b in literals)
         layout = Layout(text, [], [], [], "prompt", control, literals)
-        found: list[int] = self._encoder.tokens(layout, text.encode()).ids.tolist()
+        found: list[int] = self._encoder.tokens(layout, masks.utf8(text)).ids.tolist()
         return found
 
     @property
@@ -319,10 +319,7 @@ class Renderer:
         spans = [(turn.start, turn.end, turn.stop) for turn in turns]
         if not spans or not any(end > start for start, end, _ in spans):
             raise TemplateFailed("no-trained-token", "no assistant turn of this conversation is trained")
-        try:
-            raw = layout.text.encode()
-        except UnicodeEncodeError:
-            raise TemplateFailed("bad-unicode", "a lone surrogate") from None
+        raw = masks.utf8(layout.text)
         if self._loss_on == "all":
             spans = _all_but([(t.start, t.end) for t in layout.turns if not messages[t.message].train], layout)
         lost = sorted({(slot.message, slot.kind) for slot in layout.lost})

@@ -174,11 +174,18 @@ class Tokenizer:
         """
         added = self.spec.get("added_tokens", [])
         return {
-            token["content"]: token["id"]
+            token["content"]: found
             for token in added
-            if token["special"]
-            or _LOOKS_LIKE_CONTROL.fullmatch(token["content"])
-            or (not _BLANK.fullmatch(token["content"]) and len(token["content"]) > 2 and token["content"] in template)
+            if (found := self.token_id(token["content"])) is not None
+            and (
+                token["special"]
+                or _LOOKS_LIKE_CONTROL.fullmatch(token["content"])
+                or (
+                    not _BLANK.fullmatch(token["content"])
+                    and len(token["content"]) > 2
+                    and token["content"] in template
+                )
+            )
         }
 
     def without(self, control: Iterable[str]) -> Tokenizer:
@@ -264,9 +271,8 @@ def _byte_table(tokenizer: Tokenizer) -> list[bytes] | None:
     else:
         return None
     for token in tokenizer.spec.get("added_tokens", []):
-        table[token["id"]] = (
-            token["content"].replace("▁", " ").encode() if "▁" in decoder else token["content"].encode()
-        )
+        if (known := tokenizer.token_id(token["content"])) is not None:
+            table[known] = token["content"].replace("▁", " " if "▁" in decoder else "▁").encode()
     return table
 
 
