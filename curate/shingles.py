@@ -340,50 +340,44 @@ def _taken(texts: Any, items: Ints, code: int) -> Any:
     return part if code == -1 else pa.array([canonical(text) for text in part.to_pylist()], pa.large_binary())
 
 
-def shingle_sets(texts: Any, ngram: int, counts: Ints) -> tuple[Hashes, Ints]:
-    """The shingles of each text (repeats and all) and their offsets, given the counts that `signatures` found."""
-    to = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    out = np.empty(int(to[-1]), np.uint64)
+def write_shingles(texts: Any, items: Ints, ngram: int, to: Ints, out: Hashes) -> None:
+    """Write the shingles (repeats and all) of texts[items] to out[to[i]:], as many as `signatures` counted."""
     data, at = buffers(texts)
-    simple, wide, beyond = sort_out(texts)
-    gather(data, at, simple, _ASCII, _NO_WIDE, ngram, to[simple], out)
-    if len(wide):
-        gather(data, at, wide, _ASCII, wide_table(), ngram, to[wide], out)
-    if len(beyond):
-        part_data, part_at = buffers(_taken(texts, beyond, -2))
-        gather(part_data, part_at, np.arange(len(beyond)), _PLAIN, _NO_WIDE, ngram, to[beyond], out)
-    return out, to
-
-
-def sort_out(texts: Any) -> tuple[Ints, Ints, Ints]:
-    """Which texts are ASCII, which the wide table can split, which need `canonical`."""
-    data, at = buffers(texts)
-    kinds = np.zeros(len(at) - 1, np.uint8)
-    _classify(data, at, _NO_WIDE, kinds)
+    kinds = np.zeros(len(items), np.uint8)
+    _classify(data, at, items, _NO_WIDE, kinds)
     if kinds.any():
-        _classify(data, at, wide_table(), kinds)
-    return np.flatnonzero(kinds == 0), np.flatnonzero(kinds == 1), np.flatnonzero(kinds == 2)
+        _classify(data, at, items, wide_table(), kinds)
+    for kind, wide in ((0, _NO_WIDE), (1, None)):
+        part = np.flatnonzero(kinds == kind)
+        if len(part):
+            table = wide_table() if wide is None else wide
+            gather(data, at, items[part], _ASCII, table, ngram, to[part], out)
+    part = np.flatnonzero(kinds == 2)
+    if len(part):
+        data, at = buffers(_taken(texts, items[part], -2))
+        gather(data, at, np.arange(len(part)), _PLAIN, _NO_WIDE, ngram, to[part], out)
 
 
 @compiled
-def _classify(data: Bytes, at: Ints, wide: NDArray[np.uint32], kinds: Bytes) -> None:
-    """0 for ASCII texts; with the wide table 1 or 2 for the others, without it 1."""
-    for item in range(at.size - 1):
+def _classify(data: Bytes, at: Ints, items: Ints, wide: NDArray[np.uint32], kinds: Bytes) -> None:
+    """0 for ASCII texts, 1 for others; with the wide table 2 for those it cannot split."""
+    for index in range(items.size):
+        start, stop = at[items[index]], at[items[index] + 1]
         high = np.uint8(0)
-        for k in range(at[item], at[item + 1]):
+        for k in range(start, stop):
             high |= data[k]
         if high < 0x80:
-            kinds[item] = 0
+            kinds[index] = 0
             continue
-        kinds[item] = 1
-        k = at[item]
-        while wide.size and k < at[item + 1]:
+        kinds[index] = 1
+        k = start
+        while wide.size and k < stop:
             if data[k] < 0x80:
                 k += 1
                 continue
-            point, width = _decode(data, k, at[item + 1])
+            point, width = _decode(data, k, stop)
             if point >= LIMIT or wide[point] == COMPLEX:
-                kinds[item] = 2
+                kinds[index] = 2
                 break
             k += width
 
