@@ -100,22 +100,22 @@ def measure(
     """Fill, for each text, its code points, its code points once stripped as str.strip does, and its flags."""
     for item in range(offsets.size - 1):
         start, stop = offsets[item], offsets[item + 1]
-        follow = np.int64(0)
         high: Any = SOLID
-        control = SOLID
-        for at in range(start, stop):
-            byte = data[at]
-            follow += (byte & 0xC0) == 0x80
+        control: Any = SOLID
+        # Over a slice, not by index: without the test for negative indices the loop becomes vector code.
+        for byte in data[start:stop]:
             high |= byte
             control |= np.uint8(((byte < 32) & (byte != 9) & (byte != 10) & (byte != 13)) | (byte == 127))
         found = C0_CONTROL if control else 0
-        total = stop - start - follow
+        total = stop - start
         if high & 0x80:
             found |= NON_ASCII
-            seen = SOLID
-            for at in range(start, stop):
-                byte = data[at]
+            seen: Any = SOLID
+            follow = np.int64(0)
+            for byte in data[start:stop]:
+                follow += (byte & 0xC0) == 0x80
                 seen |= np.uint8((byte == 0xC3) * 4) | np.uint8((byte == 0xC2) * 8) | np.uint8((byte == 0xEF) * 16)
+            total -= follow
             found |= seen
             if _nfc_suspect(data, start, stop):
                 found |= NFC_SUSPECT
@@ -237,8 +237,8 @@ def repeated_lines(
             continue
         at, stop = offsets[item], offsets[item + 1]
         ends = np.int64(0)
-        for place in range(at, stop):
-            ends += (data[place] == 10) | (data[place] == 13)
+        for byte in data[at:stop]:
+            ends += (byte == 10) | (byte == 13)
         if ends < times - 1:
             continue
         counts[:] = 0
