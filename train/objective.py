@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pack.shards import IGNORE
-from train.attention import SEGMENTS
+from train.attention import SEGMENTS, Segments
 from train.data import Batch
 
 
@@ -31,7 +31,7 @@ class PackedLoss(torch.nn.Module):
 
     def logits(self, batch: Batch, keep: torch.Tensor | int) -> torch.Tensor:
         """The logits (rows, n, vocabulary) at `keep`: positions (n,), or 0 for all of them."""
-        extra = {"segment_lengths": batch.lengths} if self.flat else {}
+        extra = {"segments": Segments(batch.lengths)} if batch.lengths is not None else {}
         out = self.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,

@@ -100,10 +100,9 @@ def test_gradient_checkpointing_keeps_the_segments(shards):
 def test_attention_that_leaks_is_refused(shards):
     from transformers import AttentionInterface
 
-    def leaking(module, query, key, value, mask, segment_lengths=None, **kwargs):
-        return attention.segment_attention(
-            module, query, key, value, None, segment_lengths=[sum(segment_lengths)], **kwargs
-        )
+    def leaking(module, query, key, value, mask, segments=None, **kwargs):
+        one = attention.Segments([segments.length])
+        return attention.segment_attention(module, query, key, value, None, segments=one, **kwargs)
 
     objective = made(llama())
     AttentionInterface.register(attention.SEGMENTS, leaking)
