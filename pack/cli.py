@@ -77,7 +77,8 @@ def build_command(
         "ctx": ctx,
         "tokenizer": tokenizer,
         "template": template,
-        "prompt_format": prompt_format,
+        # No shell turns \\n inside quotes into a line break, and no prompt means a backslash and an n.
+        "prompt_format": prompt_format and prompt_format.replace("\\n", "\n").replace("\\t", "\t"),
         "loss_on": loss_on,
         "algorithm": algorithm,
         "overlong": overlong,

@@ -163,7 +163,8 @@ def report(facts: Any) -> str:
         )
         for row in rows
     ]
-    for split, entry in facts["splits"].items():
+    for split in (name for name in SPLITS if name in facts["splits"]):
+        entry = facts["splits"][split]
         lines.append(
             f"{split}: {entry['rows']:,} rows of {facts['ctx']:,} (bound {entry['lower_bound']:,}), "
             f"fill {100 * entry['fill']:.2f} %, {entry['segments']:,} segments, "

@@ -51,7 +51,7 @@ def river(tmp_path_factory, root):
     tokenizer = root / "tests/data/bytes_tokenizer"
     write_out(folder / "out", sums(40), recipe={"pack": {"tokenizer": str(tokenizer)}, "train": {"lr": 0.5}})
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "pack", "build", "--ctx", "128", "--workers", "1"],
+        [sys.executable, "-P", "-m", "pack", "build", "--ctx", "128", "--workers", "1", "--tokenizer-engine", "hf"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
@@ -133,7 +133,19 @@ def test_explain_gives_the_reason_a_record_is_not_packed(root, pack, tmp_path):
     long = Record("sums", "f.jsonl", 99, [Message("user", "x" * 500), Message("assistant", "y")])
     write_out(tmp_path / "out", [*sums(10), long])
     tokenizer = root / "tests/data/bytes_tokenizer"
-    args = ("--ctx", 128, "--tokenizer", tokenizer, "--eval-fraction", 0, "--workers", 1, "--quiet")
+    args = (
+        "--ctx",
+        128,
+        "--tokenizer",
+        tokenizer,
+        "--eval-fraction",
+        0,
+        "--workers",
+        1,
+        "--quiet",
+        "--tokenizer-engine",
+        "hf",
+    )
     assert pack("build", tmp_path / "out", tmp_path / "shards", *args)[0] == 0
     code, out, _ = pack("explain", long.id, tmp_path / "shards")
     assert code == 0
@@ -144,6 +156,40 @@ def test_explain_gives_the_reason_a_record_is_not_packed(root, pack, tmp_path):
     assert "overlong" in err
 
 
+def test_a_prompt_format_means_a_line_break_when_it_says_backslash_n(inside, pack, tmp_path):
+    args = (
+        "--prompt-format",
+        r"Q: {prompt}\nA: ",
+        "--ctx",
+        128,
+        "--workers",
+        1,
+        "--eval-fraction",
+        0,
+        "--tokenizer-engine",
+        "hf",
+    )
+    assert pack("build", "out", tmp_path / "shards", *args)[0] == 0
+    shown = json.loads(pack("show", tmp_path / "shards", "--row", "0", "--json")[1])
+    for segment in shown["segments"]:
+        asked, answered = segment["text"]
+        assert asked["text"].startswith("Q: ")
+        assert asked["text"].endswith("?\nA: ")
+        assert (asked["trained"], answered["trained"]) == (False, True)
+        assert answered["text"].endswith("<|im_end|>")
+
+
+def test_with_no_tokenizer_named_the_embedded_one_is_used_and_every_place_says_so(pack, tmp_path):
+    write_out(tmp_path / "out", sums(20))
+    shards = tmp_path / "shards"
+    code, out, err = pack("build", tmp_path / "out", shards, "--ctx", "256", "--workers", "1")
+    assert code == 0
+    assert err.splitlines()[0].startswith("EMBEDDED TOKENIZER")
+    assert out.splitlines()[0].startswith("EMBEDDED TOKENIZER")
+    assert json.loads((shards / "manifest.json").read_text())["embedded_tokenizer"] is True
+    assert "embedded" in (shards / "README.md").read_text().split("At a glance")[0]
+
+
 def test_stats_come_from_the_manifest(inside, pack):
     data = json.loads(pack("stats", "--json")[1])
     assert data["totals"]["records"] == 40
@@ -151,7 +197,7 @@ def test_stats_come_from_the_manifest(inside, pack):
 
 
 def test_stdout_is_one_json_value_and_talk_goes_to_stderr(inside, pack):
-    code, out, _err = pack("build", "--ctx", "128", "--json")
+    code, out, _err = pack("build", "--ctx", "128", "--tokenizer-engine", "hf", "--json")
     assert code == 0
     assert json.loads(out)["totals"]["records"] == 40
 
@@ -220,6 +266,31 @@ def test_a_folder_without_permission_is_exit_3(inside, pack, tmp_path):
     code, _, err = pack("build", "out", tmp_path / "locked/shards")
     assert code == 3
     assert "permission" in err.lower()
+
+
+def test_a_full_disk_is_exit_3_and_the_next_run_ends_as_if_nothing_had_happened(inside, root, tmp_path):
+    import resource
+
+    def limited(size):
+        args = [sys.executable, "-P", "-m", "pack", "build", "out", str(tmp_path / "shards"), "--ctx", "4096"]
+        return subprocess.run(
+            [*args, "--workers", "1", "--set", "eval_fraction=0", "--tokenizer-engine", "hf"],
+            env={**os.environ, "PYTHONPATH": str(root)},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    failed = limited(8_000)  # the tokens of 40 records fit, a packed row does not
+    assert failed.returncode == 3, failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "hint:" in failed.stderr
+    assert not (tmp_path / "shards/manifest.json").exists()
+    assert list((tmp_path / "shards/.work/tokens").glob("*.tokens"))
+    done = limited(resource.RLIM_INFINITY)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "shards/manifest.json").read_text())["totals"]["packed"] == 40
 
 
 def test_help_is_light():
