@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from curate.config import Resolved, merge, resolve, validate
-from curate.curated import open_folder, units
+from curate.curated import CuratedUnit, open_folder, units
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
+from curate.foundation.executor import Executor
 from curate.foundation.executor import executor as choose
 from curate.foundation.store import MANIFEST, UNITS, Store
 from curate.pipeline import Work, check_target, run
@@ -18,6 +19,7 @@ from curate.settings import STAGES, CurateConfig
 from curate.sources import SourceSettings
 
 Said = tuple[Any, str]
+SMALL = 24 << 20  # bytes of input that one process reads in the time that workers take to start
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,19 @@ class Spread:
     executor: str
     overwrite: bool
     cards: Path | None
+
+    def over(self, found: Sequence[Any]) -> Executor:
+        """The executor for some units; a small folder is not worth starting workers for, unless they were asked for."""
+        if self.executor == "auto" and not self.workers and sum(size_of(unit) for unit in found) < SMALL:
+            return choose("inline")
+        return choose(self.executor, self.workers)
+
+
+def size_of(unit: Any) -> int:
+    """About how many bytes a unit reads."""
+    paths = [Path(unit.root) / part for part in unit.parts] if isinstance(unit, CuratedUnit) else [Path(unit.path)]
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    return min(size, unit.stop - unit.start) if getattr(unit, "container", "") == "jsonl" and unit.stop > 0 else size
 
 
 def chosen_stages(only: Sequence[str] | None, skip: Sequence[str] | None) -> list[str] | None:
@@ -144,7 +159,7 @@ def filter_raw(
         licences=found.licences,
         carried={"skipped": [{"file": file, "reason": reason} for file, reason in found.skipped]},
     )
-    return _report(work, run(work, choose(spread.executor, spread.workers), console, "curate filter"), spread)
+    return _report(work, run(work, spread.over(work.units), console, "curate filter"), spread)
 
 
 def _not_inside(raw: str, out: Path) -> None:
@@ -174,7 +189,7 @@ def one_stage(
     _not_inside(str(source), out)
     check_target(out, overwrite=spread.overwrite)
     work = _curated_work(source, out, manifest, resolved.config, resolved.recipe, removed=False)
-    return _report(work, run(work, choose(spread.executor, spread.workers), console, command), spread)
+    return _report(work, run(work, spread.over(work.units), console, command), spread)
 
 
 def _curated_work(
@@ -221,7 +236,7 @@ def restore(
     with Store(out, "records").locked("curate restore"):
         if (out / "card.yaml").is_file():
             Store(target, "records").write_bytes("card.yaml", (out / "card.yaml").read_bytes())
-        fresh = run(work, choose(spread.executor, spread.workers), console, "curate restore")
+        fresh = run(work, spread.over(work.units), console, "curate restore")
         exchange(out, target)
     before, after = manifest["totals"]["kept"], fresh["totals"]["kept"]
     data, text = _report(work, fresh, spread, root=out)

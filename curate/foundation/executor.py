@@ -58,10 +58,11 @@ class Inline:
 
 
 class Processes:
-    """Runs tasks in spawned worker processes that die with their parent."""
+    """Runs tasks in spawned worker processes that die with their parent; the pool is kept from map to map."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self.pool: ProcessPoolExecutor | None = None
 
     def map(self, task: Callable[[Item], Result], items: Sequence[Item], *, name: Name = str) -> Iterator[Result]:
         """Yield `task(item)` for each item, in order, with at most `2 x workers` in flight."""
@@ -70,28 +71,42 @@ class Processes:
             return
         todo = iter(items)
         flight: deque[tuple[Item, Future[Result]]] = deque()
-        pool = self._pool(min(self.workers, len(items)))
         try:
             for item in _take(todo, 2 * self.workers):
-                flight.append((item, pool.submit(task, item)))
+                flight.append((item, self._submit(task, item)))
             while flight:
                 item, future = flight.popleft()
                 try:
                     result = future.result()
                 except BrokenProcessPool:
-                    pool.shutdown(cancel_futures=True)
+                    self._drop()
                     result = self._alone(task, item, name)
-                    pool = self._pool(self.workers)
-                    flight = deque((other, pool.submit(task, other)) for other, _ in flight)
+                    flight = deque((other, self._submit(task, other)) for other, _ in flight)
                 except (GristmillError, OSError):
                     raise
                 except Exception as error:
                     raise _blame(name(item), error) from error
                 for following in _take(todo, 1):
-                    flight.append((following, pool.submit(task, following)))
+                    flight.append((following, self._submit(task, following)))
                 yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        except BaseException:
+            self._drop()
+            raise
+
+    def _submit(self, task: Callable[[Item], Result], item: Item) -> Future[Result]:
+        if self.pool is None:
+            self.pool = self._pool(self.workers)
+        try:
+            return self.pool.submit(task, item)
+        except BrokenProcessPool:  # broken between two submissions: the futures in flight tell which item it was
+            failed: Future[Result] = Future()
+            failed.set_exception(BrokenProcessPool())
+            return failed
+
+    def _drop(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+            self.pool = None
 
     def _alone(self, task: Callable[[Item], Result], item: Item, name: Name) -> Result:
         """Run one suspect item in a worker of its own."""

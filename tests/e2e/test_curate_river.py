@@ -103,7 +103,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(raw, out, tmp_path, worker
 
 
 def test_a_big_file_is_split_and_gives_the_same_records(raw, out, tmp_path):
-    curate("filter", raw, tmp_path / "out", "--set", "read.unit_bytes=1000", "--workers", 2, check=0)
+    curate("filter", raw, tmp_path / "out", "--set", "read.unit_bytes=1024", "--workers", 2, check=0)
     one = pq.read_table(out / "records").sort_by("id").to_pylist()
     many = pq.read_table(tmp_path / "out" / "records").sort_by("id").to_pylist()
     assert one == many
