@@ -70,8 +70,8 @@ def open_records(out: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_target(shards: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds something else; with `overwrite`, drop what an earlier build left."""
+def check_target(shards: Path) -> None:
+    """Refuse a folder that holds something else."""
     if not shards.exists():
         return
     if not shards.is_dir():
@@ -82,10 +82,13 @@ def check_target(shards: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{shards} is not empty and was not made by pack", hint="name another folder, or empty it")
     if (shards / MANIFEST).is_file():
         Store(shards, "shards").manifest()  # another kind, or an altered manifest, is an error here
-    if overwrite:
-        for name in (MANIFEST, UNITS, WORK, *OWN):
-            path = shards / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _start_afresh(shards: Path) -> None:
+    """Drop what an earlier build left; the human part of the card stays."""
+    for name in (MANIFEST, UNITS, WORK, *OWN):
+        path = shards / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def units_of(job: Build, identity: str) -> list[Unit]:
@@ -113,7 +116,7 @@ def units_of(job: Build, identity: str) -> list[Unit]:
 
 def build(job: Build, executor: Executor, console: Console, *, overwrite: bool = False) -> dict[str, Any]:
     """Bring `job.shards` to completion under its lock and return the manifest; safe to kill and rerun at any point."""
-    check_target(job.shards, overwrite=overwrite)
+    check_target(job.shards)
     store = Store(job.shards, "shards")
     render = renderer(job.settings)
     rendering = render.facts()
@@ -121,6 +124,8 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
     key = digest_of([job.records["digest"], identity, _shaping(job.config), job.resolved.recipe])
     with store.locked("pack build"):
         store.sweep()
+        if overwrite:
+            _start_afresh(job.shards)
         if store.complete() and store.manifest().get("build_key") == key and not _damaged(store):
             console.say(f"{job.shards} is up to date")
             return _finished(store)

@@ -322,8 +322,15 @@ def test_a_folder_that_is_not_ours_is_left_alone(built, tmp_path, bytes_tokenize
 
 
 def test_a_second_build_in_the_same_folder_is_told_who_holds_it(built, tmp_path, bytes_tokenizer):
+    pack(built[0], tmp_path, bytes_tokenizer)
+    before = contents(tmp_path)
     with Store(tmp_path, "shards").locked("pack build"), pytest.raises(LockHeld):
-        pack(built[0], tmp_path, bytes_tokenizer)
+        pack(built[0], tmp_path, bytes_tokenizer, overwrite=True)
+    assert contents(tmp_path) == before
+    (tmp_path / "card.yaml").write_text("title: mine\n")
+    assert pack(built[0], tmp_path, bytes_tokenizer, overwrite=True)["kind"] == "shards"
+    assert contents(tmp_path) == before
+    assert (tmp_path / "card.yaml").read_text() == "title: mine\n"
 
 
 def test_the_recipe_flows_through_and_the_tokenizer_is_saved(built):
