@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DEFAULT_BATCH: Final = 256
 # What may change between a run and its resumption: none of these moves a weight.
-FREE: Final = frozenset({"save_steps", "keep", "resume", "smoke_tokens"})
+FREE: Final = frozenset({"save_steps", "eval_steps", "eval_rows", "keep", "resume", "smoke_tokens"})
 
 
 class TinySettings(BaseModel):
@@ -54,6 +54,9 @@ class TrainConfig(BaseModel):
     epochs: float = Field(default=1.0, gt=0, description="ignored when max_steps is given")
     save_steps: int | None = Field(default=None, ge=1, description="a quarter of the run when not given")
     eval_steps: int | None = Field(default=None, ge=1, description="a quarter of the run when not given")
+    eval_rows: int | None = Field(
+        default=None, ge=1, description="only the first rows of the eval split; all by default"
+    )
     keep: int = Field(default=2, ge=1, description="checkpoints kept")
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -170,12 +170,13 @@ class Trainer:
             )
 
     def evaluate(self) -> float | None:
-        """The mean loss over every trained token of the eval split; each row counts once, whatever the world size."""
+        """The mean loss over the trained tokens of the eval split; each row counts once, whatever the world size."""
         split = self.shards.eval
-        if not split.trained:
+        count = min(len(split), self.config.eval_rows or len(split))
+        if not split.row_trained[:count].any():
             return None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        sums = self._reduce(self._eval_sums(split, list(range(rank, len(split), world))))
+        sums = self._reduce(self._eval_sums(split, list(range(rank, count, world))))
         losses, counts = sums.view(2, -1)
         loss = float(losses.sum() / counts.sum())
         self.metrics.add(

@@ -165,6 +165,15 @@ def test_a_changed_setting_or_other_shards_are_named_on_resume(tmp_path, shards,
         train(CONFIG, other, run, Console(quiet=True), batch_chosen=True)
 
 
+def test_a_cheaper_evaluation_moves_no_weight(tmp_path, shards, whole):
+    run = tmp_path / "run"
+    config = CONFIG.model_copy(update={"eval_rows": 1, "eval_steps": 12})
+    train(config, shards, run, Console(quiet=True), batch_chosen=True)
+    assert weights(run) == weights(whole)
+    evals = [line["eval_loss"] for line in lines(run) if "eval_loss" in line]
+    assert len(evals) == 2 and evals[0] != lines(whole)[0]["eval_loss"]
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, shards, whole):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
