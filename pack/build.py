@@ -2,7 +2,7 @@
 
 Pass 1 encodes runs of records into a token store under `.work/`; the plan decides over lengths alone; pass 2
 gathers tokens into parts, bin by bin. Units leave markers, so a run that was killed goes on from the last finished
-unit; the manifest comes last. Memory is one batch a worker plus about 100 bytes a segment.
+unit; the manifest comes last. Memory is one batch a worker plus about 250 bytes a segment.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 A record is judged whole: if one of its segments fails, all of it goes. Every order is by id and seed, so neither file
 order nor worker count reaches the result.
 
-Cost: a few sorts of the segments; about 100 bytes a segment of memory.
+Cost: a few sorts of the segments; about 250 bytes a segment of memory.
 """
 
 from __future__ import annotations
