@@ -65,7 +65,7 @@ def demo(root: Path, seeds: int, console: Console, *, quick: bool) -> Said:
     facts = _facts(places, truth, scores)
     facts["problems"] = problems
     text = _table(places, facts)
-    short = [] if quick else _below(facts)
+    short = [] if quick else below(facts)
     if problems or short:
         raise DataError("\n".join([text, *problems, *short]), hint=f"look at the cards, or start again: rm -r {root}")
     return facts, text
@@ -190,8 +190,8 @@ def majority(places: Places, file: str) -> float:
     return sum(extract(item.answer) == best for item in items) / len(items)
 
 
-def _below(facts: Mapping[str, Any]) -> list[str]:
-    """Floors of the recipe that the worst seed missed."""
+def below(facts: Mapping[str, Any]) -> list[str]:
+    """Floors of the demo recipe (`eval.expect`) that the worst seed missed, one line each."""
     floors = load_recipe(RECIPE)[1]["eval"]["expect"]
     return [
         f"exact match on held-out {name}: {facts['exact_match'][name]['worst']:.1%} is under the floor of {floor:.0%}"

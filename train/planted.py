@@ -38,8 +38,8 @@ def compare(truth: Mapping[str, Any], out: Path, shards: Path) -> dict[str, Any]
         places = [(entry["file"], entry["row"])]
         if "twin" in entry:
             places.append((entry["twin"]["file"], entry["twin"]["row"]))
-        hits = [place for place in places if gone.get(stage, {}).get(place, "-").startswith(rule)]
-        hits = [place for place in hits if place in gone.get(stage, {})]
+        taken = gone.get(stage, {})
+        hits = [place for place in places if place in taken and taken[place].startswith(rule)]
         explained.update(hits)
         if there:
             kind["found"] += bool(hits)
@@ -60,7 +60,10 @@ def _gone(out: Path, shards: Path) -> dict[str, dict[Place, str]]:
                 row = json.loads(line)
                 gone["quarantine"][row["file"], row["row"]] = row["reason"]
     packed = json.loads((shards / "manifest.json").read_bytes())
-    gone["pack"] = dict(_rows([shards / name for name in packed["files"] if name.startswith("removed/")], "reason"))
+    for name in packed["files"]:
+        if name.startswith("removed/"):
+            rule = name.split("/")[1]
+            gone["pack"] |= {place: rule for place, _ in _rows([shards / name], "reason")}
     return gone
 
 
