@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.compiled import compiled
-from curate.shingles import Bytes, Hashes, Ints, join_words, shingle_hash64, split_words
+from curate.shingles import Bytes, Hashes, Ints, join_words, split_words
 from curate.stages.text import buffers
 from curate.words import ascii_table, wide_table, words
 
@@ -123,8 +123,9 @@ def shared_spans(here: Any, twin: Any, ngram: int) -> list[list[tuple[Span, Span
 
 def _slow(here: str, twin: str, ngram: int) -> list[tuple[Span, Span]]:
     """The same for texts with characters that need their neighbours: words found first, normalised each by itself."""
-    left, left_at = _located(here)
-    right, right_at = _located(twin)
+    numbers: dict[str, int] = {}
+    left, left_at = _located(here, numbers)
+    right, right_at = _located(twin, numbers)
     runs = np.empty((MOST, 3), np.int64)
     count = longest_runs(left, len(left), right, len(right), ngram, runs)
     return [
@@ -133,10 +134,12 @@ def _slow(here: str, twin: str, ngram: int) -> list[tuple[Span, Span]]:
     ]
 
 
-def _located(text: str) -> tuple[NDArray[np.uint64], list[Span]]:
-    hashes, where = [], []
+def _located(text: str, numbers: dict[str, int]) -> tuple[NDArray[np.uint64], list[Span]]:
+    """The words of a text as numbers, equal words alike, and the characters that each came from."""
+    found, where = [], []
     for match in _RUN.finditer(text):
-        for word in words(match.group()):
-            hashes.append(shingle_hash64(word.encode()))
+        run = match.group()
+        for word in (run.lower(),) if run.isascii() else words(run):
+            found.append(numbers.setdefault(word, len(numbers)))
             where.append(match.span())
-    return np.array(hashes, np.uint64), where
+    return np.array(found, np.uint64), where

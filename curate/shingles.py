@@ -46,6 +46,7 @@ EIGHT: Final = 8  # shingles a step: permutation constants are loaded once for a
 _ASCII: Final = ascii_table()
 _PLAIN: Final = plain_table()
 _NO_WIDE: Final = np.zeros(0, np.uint32)
+_NO_WIDE.flags.writeable = False  # as the wide table: one array kind means one compiled kernel
 
 
 def shingle_hash64(data: bytes) -> int:
@@ -321,7 +322,9 @@ def signatures(
     """Signatures (n, K) uint32 and shingle counts (n,) of a large_string array; nulls count as empty."""
     data, at = buffers(texts)
     size = len(at) - 1
-    out, counts = np.empty((size, a.size), np.uint32), np.empty(size, np.int64)
+    out, counts = np.empty((size, a.size), np.uint32), np.zeros(size, np.int64)
+    if size == 0:
+        return out, counts
     sign(data, at, _ASCII, _NO_WIDE, ngram, a, b, out, counts)
     for table, low, code in ((None, _ASCII, -1), (_NO_WIDE, _PLAIN, -2)):
         left = np.flatnonzero(counts == code)
