@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from shards_fixture import write_shards
 
 from curate.foundation.console import Console
-from curate.foundation.errors import DataError, MachineError, UsageError
+from curate.foundation.errors import DataError, LockHeld, MachineError, UsageError
 from curate.foundation.store import Store
 from train import checkpoint
 from train.config import TinySettings, TrainConfig
@@ -72,7 +72,7 @@ def until(condition, process, seconds=60):
             pass
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, shards, whole):
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, shards, whole, capsys):
     run = tmp_path / "run"
     process = subprocess.Popen(command(shards, run), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(lambda: checkpoint.saved(run), process)
@@ -83,11 +83,10 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, shards, whole):
         (run / "manifest.json").unlink(missing_ok=True)
         for path in checkpoint.saved(run)[2:]:
             shutil.rmtree(path)
-    done = subprocess.run(command(shards, run), env=ENV, capture_output=True, text=True)
-    assert done.returncode == 0 and "going on from step-" in done.stderr, done.stderr
+    train(CONFIG, shards, run, Console(), batch_chosen=True)
+    assert "going on from step-" in capsys.readouterr().err
     assert weights(run) == weights(whole)
     assert lines(run) == lines(whole)
-    assert json.loads(done.stdout) == json.loads((run / "manifest.json").read_text())
 
 
 def test_an_interrupt_saves_a_checkpoint_and_exits_130(tmp_path, shards):
@@ -221,9 +220,9 @@ def test_a_loss_that_is_no_number_names_the_segments(tmp_path, shards):
 
 def test_two_runs_on_one_folder_and_foreign_folders_are_refused(tmp_path, shards):
     run = tmp_path / "run"
-    with Store(run, "run").locked("somebody"):
-        done = subprocess.run(command(shards, run), env=ENV, capture_output=True, text=True)
-    assert done.returncode == 3 and "in use by" in done.stderr
+    with Store(run, "run").locked("somebody"), pytest.raises(LockHeld, match="in use by 'somebody'") as error:
+        train(CONFIG, shards, run, Console(quiet=True), batch_chosen=True)
+    assert error.value.exit_code == 3
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
     with pytest.raises(UsageError, match="holds no run"):
