@@ -16,7 +16,9 @@ from typing import Any, Final
 from curate.config import load_recipe
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
+from curate.foundation.store import MANIFEST, Store
 from curate.sample import EVALS, TRUTH, truth_folder, write_sample
+from curate.settings import CurateConfig
 from train.planted import compare
 
 RECIPE: Final = "demo"
@@ -88,10 +90,25 @@ def _sample(places: Places, console: Console, *, quick: bool) -> dict[str, Any]:
 def _curate(places: Places, console: Console, *, quick: bool) -> None:
     from curate import commands
 
-    console.say(f"2/5 filter -> {places.out} (kernels compile once on a new machine: 6 to 10 s)")
     resolved, sources = commands.settings(RECIPE, [], {}, None)
+    if not (places.out / MANIFEST).is_file():
+        _warm(resolved.config, console)
+    console.say(f"2/5 filter -> {places.out}")
     spread = commands.Spread(1 if quick else 0, "auto", False, None)
     commands.filter_raw(str(places.raw), places.out, resolved, sources, None, spread, console)
+
+
+def _warm(config: CurateConfig, console: Console) -> None:
+    """Compile the kernels here, before several workers would each do it; their cache serves every later run."""
+    from curate.record import Message, Record, to_table
+    from curate.stages.registry import map_stages, sketchers
+
+    console.say("compiling kernels: 6 to 10 s on a new machine, then they are cached")
+    table = to_table([Record("warm", "warm", 0, [Message("user", "One\nline."), Message("assistant", "Two.")])])
+    for judge in map_stages(config):
+        judge.judge(table)
+    for reducer in sketchers(config).values():
+        reducer.sketch(table)
 
 
 def _pack(places: Places, console: Console, *, quick: bool) -> None:
@@ -137,8 +154,6 @@ def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[
         "before": _score(before, tokenizer, places, quick=quick),
         "after": _score(trained, own, places, quick=quick),
     }
-    from curate.foundation.store import Store
-
     Store(kept.parent, "scores").write_json(kept.name, scores)
     return scores
 
