@@ -21,7 +21,7 @@ demo: $(VENV)/.product ## the whole river on the embedded sample
 	$(BIN)/gristmill demo
 
 test: $(VENV)/.tools ## every promise, in under ten minutes
-	$(BIN)/python -P -m pytest
+	$(BIN)/python -P -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.tools ## lint, types, import directions, docs match the program
 	$(BIN)/ruff check .

@@ -196,9 +196,9 @@ def _curated_work(
     source: Path, out: Path, manifest: dict[str, Any], config: CurateConfig, recipe: dict[str, Any], *, removed: bool
 ) -> Work:
     licences = {name: place["licence"] for name, place in manifest["sources"].items()}
-    carried = {key: manifest[key] for key in ("formats", "notes", "skipped") if key in manifest} if removed else {}
-    if not removed:
-        carried = {"input_digest": manifest["digest"], "skipped": []}
+    carried: dict[str, Any] = {"input_digest": manifest["digest"], "skipped": []}
+    if removed:
+        carried = {key: manifest[key] for key in ("formats", "notes", "skipped")}
     return Work(
         out=out,
         units=units(source, manifest, removed=removed),
@@ -359,7 +359,7 @@ def doctor() -> Said:
     disk = shutil.disk_usage(Path.cwd())
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     cache = os.environ.get("NUMBA_CACHE_DIR", "")
-    data = {
+    data: dict[str, Any] = {
         "versions": versions(),
         "platform": platform.platform(),
         "cores": usable_cores(),

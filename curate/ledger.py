@@ -28,7 +28,7 @@ def find(root: Path, manifest: dict[str, Any], ident: str) -> list[dict[str, Any
     """Every row whose id (or content digest) begins with `ident`, with the file of the folder that holds it."""
     if len(ident) < 6 or not all(character in "0123456789abcdef" for character in ident.lower()):
         raise UsageError(f"{ident}: not an id", hint="give at least 6 of its 32 hex characters")
-    found = []
+    found: list[dict[str, Any]] = []
     for name in manifest["files"]:
         if name.split("/")[0] not in ("records", "removed", "flags"):
             continue

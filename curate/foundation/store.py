@@ -223,7 +223,7 @@ class Store:
         }
         manifest["digest"] = digest_of(manifest)
         self.write_json(MANIFEST, manifest)
-        return manifest
+        return self.manifest()  # as any later reader gets it, key order included
 
     def complete(self) -> bool:
         """Whether the folder has a manifest."""

@@ -229,7 +229,7 @@ MISTAKES = {
     "out holds something else": (["filter", "raw", "full"], 2, "not empty"),
     "out is a file": (["filter", "raw", "file"], 2, "is a file"),
     "out inside raw": (["filter", "raw", "raw/out"], 2, "inside"),
-    "negative workers": (["filter", "raw", "out", "--workers", "-1"], 2, "-1"),
+    "negative workers": (["filter", "raw", "out", "--workers", "-1"], 2, "greater than or equal to 0"),
     "unknown executor": (["filter", "raw", "out", "--executor", "dask"], 2, "not a backend"),
     "verify nothing": (["verify", "nope"], 2, "no such folder"),
     "verify something else": (["verify", "full"], 2, "manifest"),

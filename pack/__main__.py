@@ -1,0 +1,5 @@
+"""`python -m pack`."""
+
+from pack.cli import main
+
+main()
