@@ -17,7 +17,9 @@ def surface() -> dict[str, dict[str, dict[str, Any]]]:
     for program, module in PROGRAMS.items():
         root = get_command(importlib.import_module(module).app)
         commands = getattr(root, "commands", None) or {"": root}
-        out[program] = {name: _describe(command) for name, command in sorted(commands.items())}
+        # `gristmill` also carries the other three whole; they are described once, under their own names.
+        plain = {name: command for name, command in sorted(commands.items()) if not hasattr(command, "commands")}
+        out[program] = {name: _describe(command) for name, command in plain.items()}
     return out
 
 
@@ -28,12 +30,19 @@ def _describe(command: Any) -> dict[str, Any]:
             name = (parameter.metavar or parameter.name.upper()).strip("[]")
             arguments.append(name if parameter.required else f"[{name}]")
         elif parameter.name != "help":
-            value = "" if getattr(parameter, "is_flag", False) else parameter.metavar or parameter.type.name.upper()
+            value = "" if getattr(parameter, "is_flag", False) else _value(parameter)
             default = parameter.default
             shown = "" if default in (None, False, True) or callable(default) else str(default)
             flags[" / ".join([*parameter.opts, *parameter.secondary_opts])] = (value, shown, parameter.help or "")
     text = (command.help or "").strip().split("\n\n")[0].replace("\n", " ")
     return {"help": text, "arguments": arguments, "options": flags}
+
+
+def _value(parameter: Any) -> str:
+    """The placeholder of an option's value: its metavar, else the name of its type."""
+    kind = parameter.type_descriptor.annotation
+    named = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
+    return parameter.metavar or named.get(kind, getattr(kind, "__name__", "TEXT").upper())
 
 
 def render() -> str:
