@@ -56,9 +56,7 @@ def _ranked(column: Any) -> tuple[Ints, list[str]]:
     return np.asarray(found.to_numpy()).astype(np.int64), list(names)
 
 
-def survivors(
-    size: int, left: Ints, right: Ints, similarity: NDArray[np.float64]
-) -> tuple[Ints, NDArray[np.float64]]:
+def survivors(size: int, left: Ints, right: Ints, similarity: NDArray[np.float64]) -> tuple[Ints, NDArray[np.float64]]:
     """Decide over verified pairs of records 0..size-1 numbered in keep order.
 
     Returns for each record its twin (the most similar kept earlier record, the earlier of equals; -1 = kept) and that

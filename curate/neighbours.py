@@ -8,8 +8,10 @@ So every removal is verified, chains cannot form, and a record that a bucket's f
 the other kept members; pairs that share no band are found too when something links them.
 
 Small components compare each record with every kept one (size filter, early exit). From SMALL records on, only kept
-records that share one of the rarest shingles are compared: of sets with Jaccard >= t, the first n - ceil(t n) + 1
-elements in any common order intersect (prefix filter: Bayardo, Ma, Srikant, WWW 2007). No pair is lost by either.
+records that share one of the rarest shingles are compared: two sets of sizes m and n with Jaccard >= t share at least
+c = t (m + n) / (1 + t) elements, so their first m - c + 1 and n - c + 1 in any common order intersect (prefix filter:
+Bayardo, Ma, Srikant, WWW 2007; here with c by size class, so that a crowd around one template does not meet on the
+template's own shingles). No pair is lost by either.
 
 Cost: a band is one hash table of n keys. A large component costs its shingles, twice, plus the comparisons between
 records that share a rare shingle; template-heavy buckets therefore cost what their members differ in, not their
@@ -33,6 +35,7 @@ SMALL: Final = 24
 SLACK: Final = 1e-9  # rounding must widen the filters, never narrow them
 COMMON: Final = 20  # bits of a shingle's frequency in its rank; the rest are hash bits
 SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
+CLASS: Final = np.uint64(0xC2B2AE3D27D4EB4F)
 TAIL: Final = np.uint64((1 << (64 - COMMON)) - 1)
 MAX_COUNT_BITS: Final = 24
 
@@ -139,6 +142,12 @@ def _insert(slots: Hashes, marks: Nodes, mark: int, value: np.uint64) -> bool:
 
 
 @compiled
+def _load(slots: Hashes, marks: Nodes, mark: int, sets: Hashes, start: int, size: int) -> None:
+    for k in range(start, start + size):
+        _insert(slots, marks, mark, sets[k])
+
+
+@compiled
 def _jaccard(
     slots: Hashes, marks: Nodes, mark: int, size: int, sets: Hashes, start: int, count: int, floor: float
 ) -> float:
@@ -169,25 +178,23 @@ def _jaccard(
 @compiled
 def settle(
     starts: Ints, sets: Hashes, at: Ints, sizes: Ints, threshold: float, twin: Ints, similarity: NDArray[np.float64]
-) -> tuple[int, int]:
+) -> int:
     """Decide the components starts[c]:starts[c + 1] of records in keep order; fill twin (-1 = kept) and similarity.
 
-    Returns the comparisons made and those that met the threshold.
+    Returns the number of comparisons made.
     """
     longest = 1
     for item in range(sizes.size):
         longest = max(longest, sizes[item])
     slots, marks = _table(longest)
-    compared, met = 0, 0
+    compared = 0
     for c in range(starts.size - 1):
         first, last = starts[c], starts[c + 1]
         if last - first < SMALL:
-            made, good = _settle_small(first, last, sets, at, sizes, threshold, twin, similarity, slots, marks)
+            compared += _settle_small(first, last, sets, at, sizes, threshold, twin, similarity, slots, marks)
         else:
-            made, good = _settle_large(first, last, sets, at, sizes, threshold, twin, similarity, slots, marks)
-        compared += made
-        met += good
-    return compared, met
+            compared += _settle_large(first, last, sets, at, sizes, threshold, twin, similarity, slots, marks)
+    return compared
 
 
 @compiled
@@ -202,23 +209,20 @@ def _settle_small(
     similarity: NDArray[np.float64],
     slots: Hashes,
     marks: Nodes,
-) -> tuple[int, int]:
-    compared, met = 0, 0
+) -> int:
+    compared = 0
     for item in range(first, last):
         if item > first:
-            for k in range(at[item], at[item] + sizes[item]):
-                _insert(slots, marks, item + 1, sets[k])
+            _load(slots, marks, item + 1, sets, at[item], sizes[item])
         best = threshold
         for other in range(first, item):
             if twin[other] >= 0:
                 continue
             compared += 1
             found = _jaccard(slots, marks, item + 1, sizes[item], sets, at[other], sizes[other], best)
-            if found >= threshold:
-                met += 1
             if found > best or (found == best and twin[item] < 0):
                 best, twin[item], similarity[item] = found, other, found
-    return compared, met
+    return compared
 
 
 @compiled
@@ -255,7 +259,59 @@ def _prefix(sets: Hashes, start: int, size: int, counts: Nodes, shift: np.uint64
         ranks[k] = (np.uint64(often) << np.uint64(64 - COMMON)) | (value & TAIL)
     length = size - np.int64(np.ceil(threshold * size - SLACK)) + 1
     _select(ranks, length)
-    return ranks[: min(length, size)]
+    rarest = ranks[: min(length, size)]
+    _sort(rarest)
+    return rarest
+
+
+@compiled
+def _sort(values: Hashes) -> None:
+    """Shell sort, ascending: prefixes are short."""
+    gap = 1
+    while gap < values.size // 3:
+        gap = 3 * gap + 1
+    while gap:
+        for item in range(gap, values.size):
+            value = values[item]
+            at = item
+            while at >= gap and values[at - gap] > value:
+                values[at] = values[at - gap]
+                at -= gap
+            values[at] = value
+        gap //= 3
+
+
+@compiled
+def _classes(longest: int) -> tuple[Nodes, Ints]:
+    """The class of each size, and the smallest size of each class; a class is about a sixteenth wide."""
+    classes = np.zeros(longest + 2, np.int32)
+    least = np.empty(longest + 3, np.int64)
+    edge, number = 1, 0
+    while edge <= longest + 1:
+        least[number] = edge
+        after = max(edge + 1, edge * 17 // 16)
+        classes[edge : min(after, longest + 2)] = number
+        edge = after
+        number += 1
+    least[number] = edge
+    return classes, least
+
+
+@compiled
+def _frequencies(first: int, last: int, sets: Hashes, at: Ints, sizes: Ints) -> tuple[Nodes, np.uint64]:
+    """How often shingles occur, by hash slot (any order serves the filter, if it is one order), and the slots' shift."""
+    total = 0
+    for item in range(first, last):
+        total += sizes[item]
+    bits = 10
+    while bits < MAX_COUNT_BITS and (1 << bits) < 2 * total:
+        bits += 1
+    shift = np.uint64(64 - bits)
+    counts = np.zeros(1 << bits, np.int32)
+    for item in range(first, last):
+        for k in range(at[item], at[item] + sizes[item]):
+            counts[(sets[k] * SPREAD) >> shift] += 1
+    return counts, shift
 
 
 @compiled
@@ -270,19 +326,12 @@ def _settle_large(
     similarity: NDArray[np.float64],
     slots: Hashes,
     marks: Nodes,
-) -> tuple[int, int]:
-    total, entries = 0, 0
+) -> int:
+    counts, shift = _frequencies(first, last, sets, at, sizes)
+    entries, longest = 0, 1
     for item in range(first, last):
-        total += sizes[item]
         entries += sizes[item] - np.int64(np.ceil(threshold * sizes[item] - SLACK)) + 1
-    bits = 10
-    while bits < MAX_COUNT_BITS and (1 << bits) < 2 * total:
-        bits += 1
-    shift = np.uint64(64 - bits)
-    counts = np.zeros(1 << bits, np.int32)  # per hash slot: any consistent order serves the filter
-    for item in range(first, last):
-        for k in range(at[item], at[item] + sizes[item]):
-            counts[(sets[k] * SPREAD) >> shift] += 1
+        longest = max(longest, sizes[item])
     width = 10
     while (1 << width) < 2 * entries:
         width += 1
@@ -292,36 +341,42 @@ def _settle_large(
     ranked = np.empty(entries, np.uint64)
     used = 0
     seen = np.full(last - first, -1, np.int32)
-    compared, met = 0, 0
+    classes, least = _classes(longest)
+    compared = 0
     for item in range(first, last):
-        rare = _prefix(sets, at[item], sizes[item], counts, shift, threshold)
+        size = sizes[item]
+        rare = _prefix(sets, at[item], size, counts, shift, threshold)
         loaded = False
         best = threshold
-        for rank in rare:
-            entry = heads[(rank * SPREAD) >> turn]
-            while entry >= 0:
-                near = chain[entry, 0]
-                if ranked[entry] == rank and seen[near] != item - first:
-                    seen[near] = item - first
-                    other = first + near
-                    if not loaded:
-                        for k in range(at[item], at[item] + sizes[item]):
-                            _insert(slots, marks, item + 1, sets[k])
-                        loaded = True
-                    compared += 1
-                    found = _jaccard(slots, marks, item + 1, sizes[item], sets, at[other], sizes[other], best)
-                    if found >= threshold:
-                        met += 1
-                    if found > best or (found == best and (twin[item] < 0 or other < twin[item])):
-                        best, twin[item], similarity[item] = found, other, found
-                entry = chain[entry, 1]
+        small = max(1, np.int64(np.ceil(threshold * size - SLACK)))
+        large = min(longest, np.int64(np.floor(size / threshold + SLACK)))
+        for kind in range(classes[small], classes[large] + 1):
+            other_size = max(small, least[kind])
+            need = np.int64(np.ceil(threshold / (1.0 + threshold) * (size + other_size) - SLACK))
+            for k in range(min(rare.size, size - need + 1)):
+                rank = rare[k] ^ (np.uint64(kind) * CLASS)
+                entry = heads[(rank * SPREAD) >> turn]
+                while entry >= 0:
+                    near = chain[entry, 0]
+                    if ranked[entry] == rank and seen[near] != item - first:
+                        seen[near] = item - first
+                        other = first + near
+                        if not loaded:
+                            _load(slots, marks, item + 1, sets, at[item], size)
+                            loaded = True
+                        compared += 1
+                        found = _jaccard(slots, marks, item + 1, size, sets, at[other], sizes[other], best)
+                        if found > best or (found == best and (twin[item] < 0 or other < twin[item])):
+                            best, twin[item], similarity[item] = found, other, found
+                    entry = chain[entry, 1]
         if twin[item] < 0:
-            for rank in rare:
+            for value in rare:
+                rank = value ^ (np.uint64(classes[size]) * CLASS)
                 slot = (rank * SPREAD) >> turn
                 chain[used, 0], chain[used, 1], ranked[used] = item - first, heads[slot], rank
                 heads[slot] = used
                 used += 1
-    return compared, met
+    return compared
 
 
 def components(blocks: Any, live: NDArray[np.bool_], threads: int) -> Nodes:

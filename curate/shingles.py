@@ -115,7 +115,7 @@ def _feed(value: np.uint64, point: int) -> np.uint64:
 
 
 @compiled
-def _ascii_words(data: Bytes, start: int, stop: int, low: Bytes, out: Hashes) -> int:
+def _ascii_words(data: Bytes, start: int, stop: int, low: Bytes, out: Hashes) -> Any:
     """Hash the words of ASCII (or canonical) text into `out`; -1 when `low` knows a byte not.
 
     Without a branch a byte: where a word ends is what a processor guesses worst.
@@ -151,7 +151,7 @@ def split_words(
     Returns their number; -1 when the text needs the wide table and has none, -2 when it needs `canonical`.
     """
     if wide.size == 0 and where.size == 0:
-        return _ascii_words(data, start, stop, low, out)
+        return int(_ascii_words(data, start, stop, low, out))
     count = 0
     begun = start
     value = FNV_BASIS
@@ -316,9 +316,7 @@ def gather(
             join_words(words, found, ngram, out[to[index] :])
 
 
-def signatures(
-    texts: Any, ngram: int, a: NDArray[np.uint32], b: NDArray[np.uint32]
-) -> tuple[NDArray[np.uint32], Ints]:
+def signatures(texts: Any, ngram: int, a: NDArray[np.uint32], b: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], Ints]:
     """Signatures (n, K) uint32 and shingle counts (n,) of a large_string array; nulls count as empty."""
     data, at = buffers(texts)
     size = len(at) - 1

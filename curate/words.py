@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALONE_SCRIPTS: Final = (
-    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U0003347f"
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U0001b000-\U0001b16f\U00020000-\U0003347f"
 )
 WORD: Final = re.compile(rf"(?=\w)[{ALONE_SCRIPTS}]|[^\W{ALONE_SCRIPTS}]+")
 _ALONE: Final = re.compile(rf"[{ALONE_SCRIPTS}]")

@@ -137,7 +137,7 @@ def key_texts(messages: Messages, key: str) -> Any:
         chosen = messages.roles != SYSTEM
     elif key == "first-user":
         users = np.flatnonzero(messages.roles == USER)
-        rows, first = np.unique(messages.rows[users], return_index=True)
+        first = np.unique(messages.rows[users], return_index=True)[1]
         chosen[users[first]] = True
     else:
         answers = messages.last(messages.roles == ASSISTANT)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -115,7 +116,7 @@ def resolve(
     sizes = np.bincount(parent, minlength=len(parent)) if len(parent) else np.zeros(0, np.int64)
     members = np.flatnonzero(sizes[parent] > 1) if len(parent) else np.zeros(0, np.int64)
     del sizes
-    counts = {"candidates": len(members), "compared": 0, "met": 0}
+    counts = {"candidates": len(members), "compared": 0, "removed": 0}
     if not len(members):
         return _table(inputs, settings, members, members, np.zeros(0), counts)
     known = inputs.take(members, [*(field.name for field in ORDER_FIELDS), "shingles"])
@@ -129,14 +130,13 @@ def resolve(
     similarity = np.zeros(len(members))
     for first, last in _parts(starts, lengths, memory // 16):
         part = slice(starts[first], starts[last])
-        made, met = _settle(
+        counts["compared"] += _settle(
             inputs, settings, members[part], lengths[part], starts[first : last + 1] - starts[first], memory, threads,
             twin[part], similarity[part],
         )  # fmt: skip
         twin[part][twin[part] >= 0] += starts[first]
-        counts["compared"] += made
-        counts["met"] += met
     away = np.flatnonzero(twin >= 0)
+    counts["removed"] = len(away)
     return _table(inputs, settings, members[away], members[twin[away]], similarity[away], counts)
 
 
@@ -182,8 +182,8 @@ def _settle(
     threads: int,
     twin: Ints,
     similarity: NDArray[np.float64],
-) -> tuple[int, int]:
-    """Settle some components; `records` in keep order, component by component."""
+) -> int:
+    """Settle some components, `records` in keep order, component by component; returns the comparisons made."""
     at = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     sizes = np.zeros(len(records), np.int64)
     with _scratch(int(at[-1]), memory) as sets, ThreadPoolExecutor(threads) as pool:
@@ -192,36 +192,28 @@ def _settle(
             index, mine, rows = place
             write_shingles(inputs.batches[index].column("text"), rows, settings.ngram, at[mine], sets)
 
-        def settle(part: tuple[int, int]) -> tuple[int, int]:
+        def settle(part: tuple[int, int]) -> int:
             first, last = part
             low, high = starts[first], starts[last]
             neighbours.distinct(sets, at[low : high + 1], sizes[low:high])
-            found: tuple[int, int] = neighbours.settle(
+            made: int = neighbours.settle(
                 starts[first : last + 1], sets, at, sizes, settings.threshold, twin, similarity
             )
-            return found
+            return made
 
         list(pool.map(load, inputs.places(records)))
         share = max(1, int(at[-1]) // (4 * threads))
-        done = list(pool.map(settle, _parts(starts, lengths, share)))
-    return sum(made for made, _ in done), sum(met for _, met in done)
+        return sum(pool.map(settle, _parts(starts, lengths, share)))
 
 
-class _scratch:  # noqa: N801 - used as a context manager
+@contextmanager
+def _scratch(size: int, memory: int) -> Iterator[NDArray[np.uint64]]:
     """Room for `size` shingles: memory, or a scratch file that is gone afterwards where memory is too small."""
-
-    def __init__(self, size: int, memory: int) -> None:
-        self.size = size
-        self.file = tempfile.NamedTemporaryFile(prefix="gristmill-") if 8 * size > memory else None  # noqa: SIM115
-
-    def __enter__(self) -> NDArray[np.uint64]:
-        if self.file is None:
-            return np.empty(self.size, np.uint64)
-        return np.memmap(self.file.name, np.uint64, "w+", shape=(self.size,)).view(np.ndarray)
-
-    def __exit__(self, *problem: object) -> None:
-        if self.file is not None:
-            self.file.close()
+    if 8 * size <= memory:
+        yield np.empty(size, np.uint64)
+        return
+    with tempfile.NamedTemporaryFile(prefix="gristmill-") as file:
+        yield np.memmap(file.name, np.uint64, "w+", shape=(size,)).view(np.ndarray)
 
 
 def _table(
@@ -252,9 +244,7 @@ def _table(
     return pa.table(columns, schema=schema)
 
 
-def _evidence(
-    inputs: Inputs, settings: MinhashSettings, away: Ints, twins: Ints, there: pa.Table
-) -> Iterator[Any]:
+def _evidence(inputs: Inputs, settings: MinhashSettings, away: Ints, twins: Ints, there: pa.Table) -> Iterator[Any]:
     """Canonical JSON for each removed record: key, twin, and spans [from, to) in characters of both key texts."""
     for start in range(0, len(away), SHOWN):
         part = slice(start, start + SHOWN)
