@@ -1,8 +1,7 @@
-"""From signatures to survivors: bands, components, and an exact check of every pair that matters.
+"""From components to survivors: an exact check of every pair that matters.
 
-1. Records that share a band are linked (union-find, one hash table a band): a component is a set that may be alike.
-2. Inside a component records are taken in keep order. A record goes iff an earlier *kept* record of its component has
-   exact Jaccard >= threshold on shingle sets; its twin is the most similar one (the earlier in keep order of equals).
+Inside a component (`bands.py`) records are taken in keep order. A record goes iff an earlier *kept* record of its
+component has exact Jaccard >= threshold on shingle sets; its twin is the most similar one (of equals the earlier).
 
 So every removal is verified, chains cannot form, and a record that a bucket's first member does not match still meets
 the other kept members; pairs that share no band are found too when something links them.
@@ -13,14 +12,14 @@ c = t (m + n) / (1 + t) elements, so their first m - c + 1 and n - c + 1 in any 
 Bayardo, Ma, Srikant, WWW 2007; here with c by size class, so that a crowd around one template does not meet on the
 template's own shingles). No pair is lost by either.
 
-Cost: a band is one hash table of n keys. A large component costs its shingles, twice, plus the comparisons between
+Cost: a large component costs its shingles, twice, plus the comparisons between
 records that share a rare shingle; template-heavy buckets therefore cost what their members differ in, not their
 square. The worst case stays quadratic in the *kept* records that share rare shingles but miss the threshold.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,68 +37,6 @@ SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
 CLASS: Final = np.uint64(0xC2B2AE3D27D4EB4F)
 TAIL: Final = np.uint64((1 << (64 - COMMON)) - 1)
 MAX_COUNT_BITS: Final = 24
-
-
-@compiled
-def band_keys(signatures: NDArray[np.uint32], rows: int, first: int, out: Hashes, start: int) -> None:
-    """Write the keys of the bands first, first + 1, ... to out[band, start + record]."""
-    for item in range(signatures.shape[0]):
-        for band in range(out.shape[0]):
-            key = SPREAD
-            for row in range(rows):
-                key = (key ^ np.uint64(signatures[item, (first + band) * rows + row])) * SPREAD
-                key ^= key >> np.uint64(29)
-            out[band, start + item] = key
-
-
-@compiled
-def _root(parent: Nodes, node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node
-
-
-@compiled
-def link(keys: Hashes, live: NDArray[np.bool_], parent: Nodes, slots: Hashes, owners: Nodes) -> None:
-    """Union the live records that share a key; `slots` and `owners` are scratch, a power of two long."""
-    mask = np.uint64(slots.size - 1)
-    shift = np.uint64(32)
-    owners[:] = -1
-    for item in range(keys.size):
-        if not live[item]:
-            continue
-        key = keys[item]
-        at = (key ^ (key >> shift)) & mask
-        while owners[at] >= 0 and slots[at] != key:
-            at = (at + np.uint64(1)) & mask
-        if owners[at] < 0:
-            owners[at] = item
-            slots[at] = key
-            continue
-        one, other = _root(parent, item), _root(parent, owners[at])
-        if one < other:
-            parent[other] = one
-        elif other < one:
-            parent[one] = other
-
-
-@compiled
-def merge(parent: Nodes, other: Nodes) -> None:
-    """Add the unions of `other` to `parent`."""
-    for item in range(parent.size):
-        one, two = _root(parent, item), _root(parent, other[item])
-        if one < two:
-            parent[two] = one
-        elif two < one:
-            parent[one] = two
-
-
-@compiled
-def flatten(parent: Nodes) -> None:
-    """Point every record at the smallest member of its component."""
-    for item in range(parent.size):
-        parent[item] = _root(parent, item)
 
 
 @compiled
@@ -377,25 +314,3 @@ def _settle_large(
                 heads[slot] = used
                 used += 1
     return compared
-
-
-def components(blocks: Any, live: NDArray[np.bool_], threads: int) -> Nodes:
-    """The smallest member of each record's component, int32 (n,), from band keys given as blocks of (bands, n)."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    size = live.size
-    room = 1 << max(4, int(1.5 * size).bit_length())
-    parents = [np.arange(size, dtype=np.int32) for _ in range(threads)]
-    scratch = [(np.empty(room, np.uint64), np.empty(room, np.int32)) for _ in range(threads)]
-
-    def work(keys: Hashes, lane: int) -> None:
-        for band in range(lane, keys.shape[0], threads):
-            link(keys[band], live, parents[lane], *scratch[lane])
-
-    with ThreadPoolExecutor(threads) as pool:
-        for keys in blocks:
-            list(pool.map(work, [keys] * threads, range(threads)))
-    for other in parents[1:]:
-        merge(parents[0], other)
-    flatten(parents[0])
-    return parents[0]

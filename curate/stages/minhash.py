@@ -5,7 +5,7 @@ every message but system ones (a system prompt shared by a whole source would ma
 the same up to the last assistant message. `response`: that message alone. `first-user`: the first user message.
 
 A sketch row holds the record's place in the keep order, its signature and its key text: resolving needs no other file,
-and can show what two records share. `neighbours.py` says which records go, `evidence.py` what the evidence is.
+and can show what two records share. `bands.py` and `neighbours.py` say which records go, `evidence.py` what the evidence is.
 
 Cost: `sketch` about 0.2 GB/s a core; a sketch row is 4 bytes a permutation, the key text and about 150 bytes. `resolve`
 reads all signatures once for each block of bands that fits `memory`, and the texts of records with a possible twin.

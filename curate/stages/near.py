@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curate import neighbours
+from curate import bands, neighbours
 from curate.clusters import ORDER_FIELDS, keep_order
 from curate.evidence import shared_spans
 from curate.foundation.store import canonical
@@ -112,7 +112,7 @@ def resolve(
     inputs: Inputs, settings: MinhashSettings, priority: Mapping[str, int], memory: int, threads: int
 ) -> pa.Table:
     """The records that go, under RESOLVED_SCHEMA, by (source, file, row, part); counts are in the schema's metadata."""
-    parent = neighbours.components(_band_blocks(inputs, settings, memory, threads), inputs.live, threads)
+    parent = bands.components(_band_blocks(inputs, settings, memory, threads), inputs.live, threads)
     sizes = np.bincount(parent, minlength=len(parent)) if len(parent) else np.zeros(0, np.int64)
     members = np.flatnonzero(sizes[parent] > 1) if len(parent) else np.zeros(0, np.int64)
     del sizes
@@ -142,20 +142,20 @@ def resolve(
 
 def _band_blocks(inputs: Inputs, settings: MinhashSettings, memory: int, threads: int) -> Iterator[NDArray[np.uint64]]:
     """Band keys (bands, n) uint64, as many bands at a time as half of `memory` holds."""
-    bands, rows = settings.shape
+    number, rows = settings.shape
     size = int(inputs.starts[-1])
     if size == 0:
         return
-    block = int(np.clip(memory // 2 // (8 * size), 1, bands))
+    block = int(np.clip(memory // 2 // (8 * size), 1, number))
     out = np.empty((block, size), np.uint64)
     with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, bands, block):
-            keys = out[: min(block, bands - first)]
+        for first in range(0, number, block):
+            keys = out[: min(block, number - first)]
 
             def work(index: int, keys: Any = keys, first: int = first) -> None:
                 column = inputs.batches[index].column("signature")
                 found = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
-                neighbours.band_keys(found, rows, first, keys, inputs.starts[index])
+                bands.band_keys(found, rows, first, keys, inputs.starts[index])
 
             list(pool.map(work, range(len(inputs.batches))))
             yield keys
