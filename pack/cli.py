@@ -108,6 +108,7 @@ def show_command(
     ident: Annotated[str | None, typer.Option("--id", metavar="ID", help="The row that holds this record.")] = None,
     split: Annotated[str | None, typer.Option("--split", metavar="S", help="train (the default) or eval.")] = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Paint one row: segments in colour, trained text bright (or between guillemets), boundaries marked."""
     import os
@@ -120,7 +121,7 @@ def show_command(
         raise UsageError("name one row", hint="pack show SHARDS --row 0, or --id ID")
     if split not in (None, *SPLITS):
         raise UsageError(f"--split {split}: no such split", hint=f"splits are {', '.join(SPLITS)}")
-    console, manifest = Console(as_json=as_json), ShardManifest.read(shards)
+    console, manifest = Console(as_json=as_json, quiet=quiet), ShardManifest.read(shards)
     if ident is not None:
         split, row = show.find_row(manifest, ident, split)
     data, pieces = show.row(manifest, split or "train", row or 0)
@@ -131,24 +132,30 @@ def show_command(
 
 
 @app.command("explain")
-def explain_command(ident: Ident, shards: Shards = Path("shards"), as_json: options.AsJson = False) -> None:
+def explain_command(
+    ident: Ident, shards: Shards = Path("shards"), as_json: options.AsJson = False, quiet: options.Quiet = False
+) -> None:
     """Follow a record to its split, row and offset, or to the reason it is not there."""
     from pack import show
 
-    Console(as_json=as_json).result(*show.explain(shards, ident))
+    Console(as_json=as_json, quiet=quiet).result(*show.explain(shards, ident))
 
 
 @app.command("verify")
-def verify_command(shards: Shards = Path("shards"), as_json: options.AsJson = False) -> None:
+def verify_command(
+    shards: Shards = Path("shards"), as_json: options.AsJson = False, quiet: options.Quiet = False
+) -> None:
     """Check digests, every invariant of every row, the law and the card; exit 1 naming file and row."""
     from pack.verify import verify
 
-    Console(as_json=as_json).result(*verify(shards))
+    Console(as_json=as_json, quiet=quiet).result(*verify(shards))
 
 
 @app.command("stats")
-def stats_command(shards: Shards = Path("shards"), as_json: options.AsJson = False) -> None:
+def stats_command(
+    shards: Shards = Path("shards"), as_json: options.AsJson = False, quiet: options.Quiet = False
+) -> None:
     """Records, tokens and fill by source and split, from the manifest."""
     from pack import show
 
-    Console(as_json=as_json).result(*show.stats(shards))
+    Console(as_json=as_json, quiet=quiet).result(*show.stats(shards))

@@ -17,7 +17,8 @@ JOINER: Final = "\N{WORD JOINER}"
 REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 _RUN: Final = re.compile(r"`+")
 _SPACE: Final = re.compile(r"\s+")
-_PUNCTUATION: Final = re.compile(r"[\\`*_{}\[\]<>()#+\-.!|~&:@$^=\"']")
+# What means something anywhere, then what means something only where a block begins: prose may stand there.
+_PUNCTUATION: Final = re.compile(r"[\\`*_{}\[\]<>|~&@$]|:(?=[\w+-])|^[-+#=!]|(?<=^\d)[.)]|(?<=^\d\d)[.)]|^\d{3,9}[.)]")
 # What GitHub turns into links, mentions and references without any markup, escaped or not.
 _AUTOLINK: Final = re.compile(r"(?<=[@#])|(?<=:)(?=/)|(?i:(?<=www)(?=\.))|(?i:(?<=mailto)(?=:))|(?i:(?<=xmpp)(?=:))")
 _ESCAPED: Final = re.compile(r"\\([!-/:-@\[-`{-~])")
@@ -54,7 +55,12 @@ def line(text: str) -> str:
 def prose(text: str) -> Markdown:
     """Inert inline Markdown: punctuation escaped, and nothing left that a renderer links by itself."""
     joined = _AUTOLINK.sub(JOINER, line(text))
-    return Markdown(_PUNCTUATION.sub(r"\\\g<0>", joined))
+    return Markdown(_PUNCTUATION.sub(_escape, joined))
+
+
+def _escape(match: re.Match[str]) -> str:
+    found = match.group()
+    return f"{found[:-1]}\\{found[-1]}"
 
 
 def code(text: str) -> Markdown:

@@ -73,7 +73,7 @@ def test_the_headline_the_law_and_decontamination_off_are_said_plainly(tmp_path)
     write_card(tmp_path, records())
     shown = (tmp_path / "README.md").read_text()
     assert "180 of 200 records kept" in shown
-    assert "> Decontamination\\: OFF" in shown
+    assert "> Decontamination: OFF" in shown
     assert "180 kept  +  20 removed   (holds)" in shown
     assert "bob@example.com" not in shown
 
