@@ -130,6 +130,7 @@ def _laws(places: Places) -> list[str]:
 def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[str, Any]:
     """Train one seed and score it before and after; a scored run is not scored again."""
     import torch
+    from transformers.utils import logging
 
     from train import commands
     from train.data import Shards
@@ -145,6 +146,7 @@ def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[
     if kept.is_file() and (scores := json.loads(kept.read_bytes()))["run"] == manifest["digest"]:
         return dict(scores)
     console.say("5/5 exact match on held-out pairs and templates, before and after")
+    logging.disable_progress_bar()
     torch.manual_seed(resolved.config.seed)
     before = build_model(resolved.config, Shards(places.shards)).eval()
     tokenizer = load_tokenizer(places.shards / "tokenizer")
