@@ -1,0 +1,211 @@
+"""The minhash stage against rensa and datasketch on one generated Parquet file, in one run.
+
+    python -P benchmarks/near_dup.py [--docs 100000] [--rounds 3] [--peers FOLDER]
+
+The file is made from a fixed seed: texts of 150 to 400 words, 68 % originals, 7 % exact copies, 25 % copies with 0.5 to
+13 % of the words changed, each of an original of its own, so the exact Jaccard of every pair is known. Words are plain
+letters: every tool sees the same word 5-grams. Each contender runs in a process of its own, in turn; timed is what it
+does from texts in memory to the list of records to remove, compiling and reading excluded (ours: evidence included).
+
+Peers run in a virtual environment at FOLDER (default: a temporary one), made here with pip; a peer that cannot be
+installed is skipped with the reason. Recall: true pairs with exact Jaccard >= 0.8 of which a side was removed.
+Precision: removed records that are in such a pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+import numpy as np
+
+THRESHOLD = 0.8
+PEERS = ("rensa==0.5.0", "datasketch==2.0.0", "xxhash", "pyarrow")
+
+FRAME = """
+import json, resource, sys, time
+import pyarrow.parquet as pq
+texts = pq.read_table(sys.argv[1]).column("text").to_pylist()
+def grams(text):
+    words = text.lower().split()
+    return [" ".join(words[i:i + 5]) for i in range(len(words) - 4)]
+{body}
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({{"seconds": seconds, "peak_mib": peak, "removed": removed, **extra}}))
+"""
+RENSA = """
+import rensa
+finder = rensa.RMinHashDeduplicator(threshold=0.8, num_perm=128, use_lsh=True, num_bands=16, seed=42)
+began = time.perf_counter()
+added = finder.add_pairs([(str(i), grams(text)) for i, text in enumerate(texts)])
+seconds = time.perf_counter() - began
+removed = [i for i, new in enumerate(added) if not new]
+extra = {}
+"""
+DATASKETCH = """
+import datasketch, xxhash
+began = time.perf_counter()
+index = datasketch.MinHashLSH(params=(16, 8), num_perm=128)
+options = dict(num_perm=128, scheme="affine32", hashfunc=xxhash.xxh32_intdigest)
+made = datasketch.MinHash.generator(([gram.encode() for gram in grams(text)] for text in texts), **options)
+removed = []
+for i, sketch in enumerate(made):
+    if index.query(sketch):
+        removed.append(i)
+    else:
+        index.insert(i, sketch)
+seconds = time.perf_counter() - began
+extra = {}
+"""
+OURS = """
+import json, os, resource, sys, time
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+import pyarrow as pa, pyarrow.parquet as pq
+from curate.record import MESSAGE, ORIGIN, SCHEMA
+from curate.stages.minhash import MinhashStage
+from curate.stages.minhash_settings import MinhashSettings
+
+def records(texts, start):
+    n = len(texts)
+    users = pa.array(["user"] * n)
+    empty = {name: pa.nulls(n, MESSAGE.field(name).type) for name in ("name", "tool_calls", "reasoning")}
+    parts = [users, texts, *empty.values(), pa.array(np.ones(n, bool))]
+    names = ["role", "content", *empty, "train"]
+    messages = pa.StructArray.from_arrays(parts, fields=[MESSAGE.field(name) for name in names])
+    rows = pa.array(np.arange(start, start + n))
+    ids = pa.array([f"{i:032x}" for i in range(start, start + n)])
+    origin = pa.StructArray.from_arrays(
+        [pa.array(["f"] * n), rows, pa.array(np.zeros(n, np.int32))], fields=list(ORIGIN)
+    )
+    lists = pa.LargeListArray.from_arrays(pa.array(np.arange(n + 1)), messages)
+    columns = [ids, ids, pa.array(["s"] * n), origin, lists.cast(SCHEMA.field("messages").type)]
+    columns += [pa.nulls(n, SCHEMA.field(name).type) for name in ("tools", "score", "extra")]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+stage = MinhashStage(MinhashSettings(memory=int(sys.argv[2])))
+warm = records(pa.array(["some words to compile with, twice over"] * 64, pa.large_string()), 0)
+stage.verdicts(stage.resolve([stage.sketch(warm)], {}))
+texts = pq.read_table(sys.argv[1]).column("text").cast(pa.large_string()).combine_chunks()
+step = 8192
+tables = [records(texts.slice(start, step), start) for start in range(0, len(texts), step)]
+threads = len(os.sched_getaffinity(0))
+began = time.perf_counter()
+with ThreadPoolExecutor(threads) as pool:
+    sketches = list(pool.map(stage.sketch, tables, range(0, len(texts), step)))
+half = time.perf_counter()
+verdicts = stage.verdicts(stage.resolve(sketches, {}, threads=threads))
+seconds = time.perf_counter() - began
+removed = verdicts.column("position").to_pylist()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": seconds, "sketch": half - began, "peak_mib": peak, "removed": removed}))
+"""
+
+
+def make(path: Path, docs: int) -> dict[tuple[int, int], float]:
+    """Write the texts; returns the exact Jaccard of every planted pair."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.Generator(np.random.PCG64(7))
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    vocabulary = ["".join(rng.choice(letters, rng.integers(2, 10))) for _ in range(30_000)]
+    weight = 1 / np.arange(5, 30_005)
+    weight /= weight.sum()
+    originals = int(docs * 0.68)
+    bodies = [rng.choice(30_000, rng.integers(150, 401), p=weight) for _ in range(originals)]
+    sources = rng.choice(originals, docs - originals, replace=False)
+    for number, source in enumerate(sources):
+        body = bodies[source].copy()
+        if number % 32 >= 7:
+            changed = max(1, int(len(body) * rng.uniform(0.005, 0.13)))
+            body[rng.choice(len(body), changed, replace=False)] = rng.choice(30_000, changed, p=weight)
+        bodies.append(body)
+    place = rng.permutation(docs)
+    texts = [""] * docs
+    for index, body in enumerate(bodies):
+        texts[place[index]] = " ".join([vocabulary[word] for word in body])
+    pq.write_table(pa.table({"text": pa.array(texts, pa.large_string())}), path)
+    return {
+        (int(place[source]), int(place[originals + number])): jaccard(bodies[source], bodies[originals + number])
+        for number, source in enumerate(sources)
+    }
+
+
+def jaccard(one: np.ndarray, two: np.ndarray) -> float:
+    """Exact Jaccard of word 5-grams."""
+    left, right = ({tuple(body[i : i + 5].tolist()) for i in range(len(body) - 4)} for body in (one, two))
+    return len(left & right) / len(left | right)
+
+
+def quality(removed: list[int], truth: dict[tuple[int, int], float]) -> tuple[float, float]:
+    """Recall and precision."""
+    gone = set(removed)
+    pairs = [pair for pair, value in truth.items() if value >= THRESHOLD]
+    good = {side for pair in pairs for side in pair}
+    recall = sum(1 for one, two in pairs if one in gone or two in gone) / max(1, len(pairs))
+    return recall, len(gone & good) / max(1, len(gone))
+
+
+def peers(folder: Path) -> tuple[str | None, str]:
+    """A Python that has the peers, or None and why not."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    done = subprocess.run([python, "-m", "pip", "install", "-q", *PEERS], capture_output=True, text=True, check=False)
+    return (str(python), "") if done.returncode == 0 else (None, done.stderr.strip().splitlines()[-1][:200])
+
+
+def run(python: str, script: str, *arguments: str) -> dict[str, object]:
+    """One contender, once."""
+    done = subprocess.run([python, "-P", "-c", script, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    """Make the file, run the contenders in turn, print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--docs", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", type=int, default=1 << 30)
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--only-ours", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "texts.parquet"
+        truth = make(path, options.docs)
+        contenders = {"gristmill minhash": (sys.executable, OURS, str(path), str(options.memory))}
+        python, why = (None, "--only-ours") if options.only_ours else peers(options.peers or Path(work) / "peers")
+        for name, body in (("rensa add_pairs", RENSA), ("datasketch", DATASKETCH)):
+            if python is None:
+                print(f"{name}: skipped ({why})")
+            else:
+                contenders[name] = (python, FRAME.format(body=body), str(path))
+        runs: dict[str, list[dict]] = {name: [] for name in contenders}
+        for _ in range(options.rounds):
+            for name, (interpreter, script, *arguments) in contenders.items():
+                runs[name].append(run(interpreter, script, *arguments))
+        ours = runs["gristmill minhash"]
+        print(
+            f"{options.docs:,} texts, {sum(value >= THRESHOLD for value in truth.values()):,} pairs at >= {THRESHOLD}"
+        )
+        print(f"{'tool':20} {'seconds':>8} {'ratio':>7} {'recall':>8} {'precision':>9} {'peak MiB':>9}")
+        for name, found in runs.items():
+            seconds = statistics.median(one["seconds"] for one in found)
+            ratio = statistics.median(one["seconds"] / us["seconds"] for one, us in zip(found, ours, strict=True))
+            recall, precision = quality(found[0]["removed"], truth)
+            peak = max(one["peak_mib"] for one in found)
+            print(f"{name:20} {seconds:8.2f} {ratio:7.1f} {recall:8.4f} {precision:9.4f} {peak:9.0f}")
+        print(f"(of ours, sketch: {statistics.median(one['sketch'] for one in ours):.2f} s)")
+
+
+if __name__ == "__main__":
+    main()
