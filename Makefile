@@ -34,7 +34,7 @@ bench: $(VENV)/.tools ## side by side with peers; results go to benchmarks/RESUL
 	$(BIN)/python -P benchmarks/filter_speed.py
 
 cards: $(VENV)/.product ## regenerate the gallery in data_cards/
-	$(BIN)/python -P benchmarks/gallery.py
+	$(BIN)/python -P docs/gallery.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -18,7 +18,7 @@ REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 _RUN: Final = re.compile(r"`+")
 _SPACE: Final = re.compile(r"\s+")
 # What means something anywhere, then what means something only where a block begins: prose may stand there.
-_PUNCTUATION: Final = re.compile(r"[\\`*_{}\[\]<>|~&@$]|:(?=[\w+-])|^[-+#=!]|(?<=^\d)[.)]|(?<=^\d\d)[.)]|^\d{3,9}[.)]")
+_PUNCTUATION: Final = re.compile(r"[\\`*_{}\[\]<>|~&@$]|:(?=[\w+-])|^[-+#=!]|^\d{1,9}[.)](?=\s|$)")
 # What GitHub turns into links, mentions and references without any markup, escaped or not.
 _AUTOLINK: Final = re.compile(r"(?<=[@#])|(?<=:)(?=/)|(?i:(?<=www)(?=\.))|(?i:(?<=mailto)(?=:))|(?i:(?<=xmpp)(?=:))")
 _ESCAPED: Final = re.compile(r"\\([!-/:-@\[-`{-~])")
