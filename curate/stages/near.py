@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -118,7 +119,7 @@ def resolve(
     del sizes
     counts = {"candidates": len(members), "compared": 0, "removed": 0}
     if not len(members):
-        return _table(inputs, settings, members, members, np.zeros(0), counts)
+        return _table(inputs, settings, members, members, np.zeros(0), counts, threads)
     known = inputs.take(members, [*(field.name for field in ORDER_FIELDS), "shingles"])
     order = keep_order(known, priority, parent[members].astype(np.int64))
     members = members[order]
@@ -137,7 +138,7 @@ def resolve(
         twin[part][twin[part] >= 0] += starts[first]
     away = np.flatnonzero(twin >= 0)
     counts["removed"] = len(away)
-    return _table(inputs, settings, members[away], members[twin[away]], similarity[away], counts)
+    return _table(inputs, settings, members[away], members[twin[away]], similarity[away], counts, threads)
 
 
 def _band_blocks(inputs: Inputs, settings: MinhashSettings, memory: int, threads: int) -> Iterator[NDArray[np.uint64]]:
@@ -223,6 +224,7 @@ def _table(
     twins: Ints,
     similarity: NDArray[np.float64],
     counts: Mapping[str, int],
+    threads: int,
 ) -> pa.Table:
     """RESOLVED_SCHEMA rows with evidence, in the order of source, file, row and part."""
     schema = RESOLVED_SCHEMA.with_metadata({COUNTS: canonical(dict(counts)).encode()})
@@ -239,20 +241,29 @@ def _table(
         "twin_id": there.column("id"),
         **{f"twin_{name}": there.column(name) for name in PLACE},
         "similarity": pa.array(similarity),
-        "evidence": pa.chunked_array(list(_evidence(inputs, settings, away, twins, there)), pa.large_string()),
+        "evidence": pa.chunked_array(list(_evidence(inputs, settings, away, twins, there, threads)), pa.large_string()),
     }
     return pa.table(columns, schema=schema)
 
 
-def _evidence(inputs: Inputs, settings: MinhashSettings, away: Ints, twins: Ints, there: pa.Table) -> Iterator[Any]:
+def _evidence(
+    inputs: Inputs, settings: MinhashSettings, away: Ints, twins: Ints, there: pa.Table, threads: int
+) -> Iterator[Any]:
     """Canonical JSON for each removed record: key, twin, and spans [from, to) in characters of both key texts."""
-    for start in range(0, len(away), SHOWN):
+
+    def show(start: int) -> Any:
         part = slice(start, start + SHOWN)
         texts = [inputs.take(side[part], ["text"]).column("text").combine_chunks() for side in (away, twins)]
         spans = shared_spans(texts[0], texts[1], settings.ngram)
         places = there.slice(start, SHOWN).select(list(PLACE)).to_pylist()
         rows = [
-            canonical({"key": settings.key, "twin": place, "spans": [{"here": a, "twin": b} for a, b in found]})
+            orjson.dumps(
+                {"key": settings.key, "spans": [{"here": a, "twin": b} for a, b in found], "twin": place},
+                option=orjson.OPT_SORT_KEYS,
+            )
             for place, found in zip(places, spans, strict=True)
         ]
-        yield pa.array(rows, pa.large_string())
+        return pa.array(rows, pa.large_binary()).cast(pa.large_string())
+
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(show, range(0, len(away), SHOWN))

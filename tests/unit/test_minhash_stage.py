@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 
 from curate.clusters import ORDER_FIELDS, keep_order, survivors
 from curate.foundation.errors import UsageError
+from curate.foundation.store import canonical
 from curate.record import Message, Record, to_table
 from curate.shingles import shingles_of
 from curate.stages.minhash import MinhashStage, key_texts
@@ -291,3 +295,18 @@ def _all_pairs(sets: Sequence[set[int]], threshold: float) -> list[tuple[int, in
         for shingle in rare:
             homes.setdefault(shingle, []).append(at)
     return found
+
+
+def test_evidence_is_canonical_json():
+    text = "ünïcode “names” in a place too, with words enough to share"
+    found = resolve([record(0, text, source="ä/ö"), record(1, text, source="ä/ö")])
+    (evidence,) = found.column("evidence").to_pylist()
+    assert evidence == canonical(json.loads(evidence))
+
+
+def test_a_machine_without_a_writable_cache_still_compiles(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    code = "from curate.shingles import join_words; import numpy as np; o = np.zeros(2, np.uint64); print(join_words(o, 2, 1, o))"
+    place = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], env=place, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
