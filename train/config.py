@@ -55,7 +55,7 @@ class TrainConfig(BaseModel):
     save_steps: int | None = Field(default=None, ge=1, description="a quarter of the run when not given")
     eval_steps: int | None = Field(default=None, ge=1, description="a quarter of the run when not given")
     eval_rows: int | None = Field(
-        default=None, ge=1, description="only the first rows of the eval split; all by default"
+        default=None, ge=1, description="rows of the eval split, evenly spread; at most 131,072 tokens if not given"
     )
     keep: int = Field(default=2, ge=1, description="checkpoints kept")
     seed: int = Field(default=0, ge=0, lt=2**63)

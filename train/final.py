@@ -36,17 +36,12 @@ def _fill(folder: Path, model: Any, shards: Shards) -> None:
     from transformers import GenerationConfig
 
     terminators, pad = list(shards.manifest["terminators"]), shards.manifest["pad_id"]
-    before = model.config._attn_implementation
-    model.set_attn_implementation("sdpa")
     model.config.eos_token_id = terminators
     generation = getattr(model, "generation_config", None) or GenerationConfig()
     generation.eos_token_id, generation.pad_token_id = terminators, pad
     model.generation_config = generation
-    try:
-        model.save_pretrained(folder)
-        shutil.copytree(shards.tokenizer, folder, dirs_exist_ok=True)
-    finally:
-        model.set_attn_implementation(before)
+    model.save_pretrained(folder)
+    shutil.copytree(shards.tokenizer, folder, dirs_exist_ok=True)
 
 
 def smoke(final: Path, shards: Shards, tokens: int) -> dict[str, Any]:

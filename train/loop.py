@@ -28,6 +28,7 @@ from train.plan import Plan, scale
 from train.stopping import Stopping
 
 TALK_EVERY: Final = 5.0
+WITHIN_EVERY: Final = 20.0
 NAMED_IDS: Final = 20
 
 
@@ -50,6 +51,7 @@ class Trainer:
     _saved: int = -1
     _spoke: float = field(default_factory=time.monotonic)
     _began: tuple[float, int] = (0.0, 0)
+    _first: int = 0
 
     def fit(self, stopping: Stopping) -> None:
         """Train to the last step; checkpoints and evaluations on the way.
@@ -58,9 +60,10 @@ class Trainer:
         """
         order = Order(self.config.seed, len(self.shards.train))
         self._saved = self.progress.step
-        self._began = (time.monotonic(), self.progress.tokens)
+        self._first = self.progress.samples
         if not self.progress.step:
             self.evaluate()
+        self._began = (time.monotonic(), self.progress.tokens)
         while self.progress.step < self.plan.steps:
             if not self._step(order, stopping):
                 self.save()
@@ -92,6 +95,7 @@ class Trainer:
             sums[:-1] += weight * part
             if not bool(torch.isfinite(part).all()) and not bad:
                 bad = self._ids(chunk)
+            self._say_within(start + len(chunk), len(mine))
             if stopping.asked and world == 1:
                 self.optimizer.zero_grad()
                 return False
@@ -107,14 +111,27 @@ class Trainer:
         self._record(loss, norm, sums, trained, tokens, time.monotonic() - began)
         return not bool(sums[-1])
 
+    def _say_within(self, done: int, rows: int) -> None:
+        """A sign of life, and how long the run will take, when one step takes long."""
+        now = time.monotonic()
+        if now - self._spoke < WITHIN_EVERY or done == rows:
+            return
+        self._spoke = now
+        world, (began, _) = self.accelerator.num_processes, self._began
+        seen = self.progress.samples - self._first + done * world
+        self.console.say(
+            f"step {self.progress.step + 1:,}/{self.plan.steps:,}  row {done:,} of {rows:,}"
+            f"  {(now - began) / seen * (self.plan.samples - self._first - seen):,.0f} s left"
+        )
+
     def _backward(self, numbers: list[int], factor: float, last: bool) -> torch.Tensor:
         """Add one micro-batch's gradient; returns loss sums and token counts by source, (2 x sources,) float64."""
         rows = [self.shards.train[number] for number in numbers]
         batch = collate(rows, self.shards.sources, flat=self.inner.flat).to(self.accelerator.device)
         with nullcontext() if last else self.accelerator.no_sync(self.objective):
-            losses = self.objective(batch)
-            self.accelerator.backward(losses.sum() * factor)
-        return by_source(losses.detach(), batch.sources, batch.targets, len(self.shards.sources))
+            total, losses = self.objective(batch)
+            self.accelerator.backward(total * factor)
+        return by_source(losses, batch.sources, batch.targets, len(self.shards.sources))
 
     def _update(self, loss: float, bad: list[str], mine: list[int]) -> float:
         """Clip and step; returns the gradient norm before clipping."""
@@ -170,18 +187,16 @@ class Trainer:
             )
 
     def evaluate(self) -> float | None:
-        """The mean loss over the trained tokens of the eval split; each row counts once, whatever the world size."""
-        split = self.shards.eval
-        count = min(len(split), self.config.eval_rows or len(split))
-        if not split.row_trained[:count].any():
+        """The mean loss over the trained tokens of the plan's eval rows; each counts once, whatever the world size."""
+        split, numbers = self.shards.eval, self.plan.eval_numbers()
+        if not split.row_trained[numbers].any():
             return None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        sums = self._reduce(self._eval_sums(split, list(range(rank, count, world))))
+        sums = self._reduce(self._eval_sums(split, numbers[rank::world]))
         losses, counts = sums.view(2, -1)
         loss = float(losses.sum() / counts.sum())
-        self.metrics.add(
-            {"step": self.progress.step, "eval_loss": loss, "eval_loss_by_source": named(sums, self.shards.sources)}
-        )
+        line = {"step": self.progress.step, "eval_loss": loss, "eval_rows": len(numbers)}
+        self.metrics.add({**line, "eval_loss_by_source": named(sums, self.shards.sources)})
         self.metrics.flush()
         self.console.say(f"step {self.progress.step:,}/{self.plan.steps:,}  eval loss {loss:.4f}")
         return loss
@@ -194,7 +209,7 @@ class Trainer:
                 rows = [split[number] for number in numbers[start : start + self.plan.micro]]
                 batch = collate(rows, self.shards.sources, flat=self.inner.flat).to(self.accelerator.device)
                 with self.accelerator.autocast():
-                    losses = self.inner(batch)
+                    losses = self.inner(batch)[1]
                 sums += by_source(losses, batch.sources, batch.targets, len(self.shards.sources))
         self.inner.train()
         return sums

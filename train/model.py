@@ -45,7 +45,7 @@ def build_model(config: TrainConfig, shards: Shards) -> Any:
         import torch
 
         model = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=torch.float32, trust_remote_code=False, attn_implementation="sdpa", **options
+            config.model, dtype=torch.float32, trust_remote_code=False, **options
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n", 1)[0][:300]
@@ -107,7 +107,7 @@ def _tiny(size: TinySettings, shards: Shards) -> Any:
         # As padding_idx it would freeze an embedding row, and in many tokenizers pad *is* the terminator.
         pad_token_id=None,
     )
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    return AutoModelForCausalLM.from_config(config)
 
 
 def refuse_unfit(config: Any, ctx: int, name: str) -> None:

@@ -12,6 +12,7 @@ from train.data import Shards
 
 FEW_STEPS: Final = 50
 MICRO_TOKENS: Final = 4096
+EVAL_TOKENS: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +29,31 @@ class Plan:
     epochs: float
     save_steps: int
     eval_steps: int
+    eval_rows: int
+    held: int
     notes: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """For `--json` and the manifest."""
         return {key: value for key, value in asdict(self).items() if key != "notes"}
 
+    def eval_numbers(self) -> list[int]:
+        """Which rows of the eval split give the held-out loss: evenly spread over it."""
+        return [number * self.held // self.eval_rows for number in range(self.eval_rows)]
+
     def lines(self) -> list[str]:
         """For people."""
         total = self.tokens * self.samples // self.rows
+        held = (
+            f"held-out loss: {self.eval_rows:,} of {self.held:,} eval rows, before, every {self.eval_steps:,} steps, at the end"
+            if self.held
+            else "held-out loss: none, these shards have no eval split"
+        )
         return [
             f"a step: {self.rows:,} rows, about {self.examples:,.0f} examples, {self.tokens:,} tokens"
             f" ({self.trained_tokens:,.0f} trained), {self.micro} rows at a time",
             f"the run: {self.steps:,} steps, {self.epochs:.2f} epochs, {total:,} tokens",
+            f"{held}; a checkpoint every {self.save_steps:,} steps",
             *self.notes,
         ]
 
@@ -79,6 +92,8 @@ def make_plan(config: TrainConfig, shards: Shards, *, chosen: bool) -> Plan:
         epochs=round(samples / len(train), 4),
         save_steps=config.save_steps or quarter,
         eval_steps=config.eval_steps or quarter,
+        eval_rows=min(len(shards.eval), config.eval_rows or max(1, EVAL_TOKENS // shards.ctx)),
+        held=len(shards.eval),
         notes=tuple(notes),
     )
 

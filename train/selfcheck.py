@@ -121,7 +121,7 @@ def _changed(row: Row, vocabulary: int) -> Row:
 def _losses(objective: PackedLoss, rows: list[Row], device: torch.device) -> list[float]:
     """The mean loss of each segment of one row."""
     batch = collate(rows, [], flat=objective.flat).to(device)
-    losses = objective(batch)[0]
+    losses = objective(batch)[1][0]
     ends = np.cumsum(rows[0].seq_lengths)
     which = torch.from_numpy(np.searchsorted(ends, batch.keep.cpu().numpy(), side="right")).to(device)
     return [float(losses[which == number].mean()) for number in range(len(ends))]

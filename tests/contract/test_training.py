@@ -15,7 +15,7 @@ from train import attention, selfcheck
 from train.config import TinySettings, TrainConfig
 from train.data import Shards, collate
 from train.model import build_model, device_of, load_tokenizer
-from train.objective import PackedLoss
+from train.objective import CHUNK, PackedLoss
 
 SMALL = TinySettings(layers=2, hidden=32, heads=4, kv_heads=2)
 
@@ -78,11 +78,11 @@ def test_packed_equals_unpacked_for(name, shards):
 def test_segment_attention_equals_the_materialised_mask_for(name, shards):
     rows = [shards.train[n] for n in range(4)]
     ours, theirs = made(architectures()[name]), made(architectures()[name], "sdpa")
-    flat = ours(collate(rows, shards.sources, flat=True))
-    apart = theirs(collate(rows, shards.sources, flat=False))
-    assert flat.sum().item() == pytest.approx(apart.sum().item(), rel=1e-5)
-    flat.sum().backward()
-    apart.sum().backward()
+    flat, _ = ours(collate(rows, shards.sources, flat=True))
+    apart, _ = theirs(collate(rows, shards.sources, flat=False))
+    assert flat.item() == pytest.approx(apart.item(), rel=1e-5)
+    flat.backward()
+    apart.backward()
     for ours_p, theirs_p in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(ours_p.grad, theirs_p.grad, rtol=1e-4, atol=1e-4)
 
@@ -92,7 +92,7 @@ def test_gradient_checkpointing_keeps_the_segments(shards):
     spared.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     batch = collate([shards.train[0]], [], flat=True)
     for module in (plain, spared):
-        module(batch).sum().backward()
+        module(batch)[0].backward()
     for a, b in zip(plain.parameters(), spared.parameters(), strict=True):
         assert torch.equal(a.grad, b.grad)
 
@@ -128,9 +128,51 @@ def test_untrained_positions_have_no_gradient_and_their_labels_no_effect(shards)
     assert untrained.any() and not logits.grad[0, untrained].any() and logits.grad[0, ~untrained].any()
     whole = [p.grad.clone() for p in objective.parameters()]
     objective.zero_grad()
-    objective(batch).sum().backward()
+    objective(batch)[0].backward()
     for a, p in zip(whole, objective.parameters(), strict=True):
         torch.testing.assert_close(a, p.grad, rtol=1e-5, atol=1e-6)
+
+
+def scaled_logits():
+    from transformers import GraniteConfig
+
+    return GraniteConfig(**common(), logits_scaling=2.0)
+
+
+@pytest.mark.parametrize(("config", "chunked"), [(llama(), True), (scaled_logits(), False)], ids=["llama", "granite"])
+@pytest.mark.parametrize("positions", [1, 7, 10_000])
+def test_loss_and_gradients_do_not_depend_on_the_chunks(config, chunked, positions, shards, monkeypatch):
+    """Against the model's own logits of every position and torch's cross-entropy, in float64."""
+    rows = [shards.train[n] for n in range(3)]
+    ours, plain = made(config).double(), made(config, "sdpa").double()
+    monkeypatch.setitem(CHUNK, "cpu", positions * 22)
+    total, losses = ours(collate(rows, [], flat=True))
+    (total * 3).backward()
+    apart = collate(rows, [], flat=False)
+    whole = plain.logits(apart, apart.keep).flatten(0, 1)
+    (torch.nn.functional.cross_entropy(whole, apart.targets.flatten(), reduction="sum") * 3).backward()
+    assert ours.chunked == chunked and losses.sum().item() == pytest.approx(total.item(), rel=1e-6)
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert (a.grad - b.grad).norm() <= 1e-6 * b.grad.norm()
+
+
+def test_a_row_that_trains_less_adds_nothing_for_the_rest(shards):
+    """Rows kept apart share positions: where one does not train, its loss and its gradient are 0."""
+    objective = made(llama(), "sdpa")
+    apart = collate([shards.train[0], shards.train[1]], [], flat=False)
+    total, losses = objective(apart)
+    untrained = apart.targets < 0
+    assert untrained.any() and not losses[untrained].any()
+    alone = sum(objective(collate([shards.train[n]], [], flat=False))[0].item() for n in (0, 1))
+    assert total.item() == pytest.approx(alone, rel=1e-6)
+
+
+def test_a_frozen_head_gets_no_gradient_and_still_passes_it_down(shards):
+    objective = made(llama())
+    objective.model.lm_head.weight.requires_grad_(False)
+    objective(collate([shards.train[0]], [], flat=True))[0].backward()
+    grads = {name: p.grad for name, p in objective.model.named_parameters()}
+    assert grads["lm_head.weight"] is None and grads["model.norm.weight"].any()
 
 
 def test_accumulation_gives_one_gradient_however_the_rows_are_split(shards):
@@ -143,7 +185,7 @@ def test_accumulation_gives_one_gradient_however_the_rows_are_split(shards):
     for size in (4, 1, 2):
         objective = made(llama())
         for start in range(0, 4, size):
-            (objective(collate(rows[start : start + size], [], flat=True)).sum() / total).backward()
+            (objective(collate(rows[start : start + size], [], flat=True))[0] / total).backward()
         found.append([p.grad for p in objective.parameters()])
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
