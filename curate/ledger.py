@@ -20,6 +20,7 @@ from curate.foundation.console import printable
 from curate.foundation.errors import UsageError
 from curate.record import from_row, record_id
 from curate.stages.verdict import VERDICT_FIELDS
+from curate.tables import batches
 
 SHOWN = 600
 
@@ -130,22 +131,31 @@ def verify(root: Path, *, deep: bool = True) -> list[str]:
     counts: dict[str, dict[str, Any]] = {
         entry["unit"]: {"rows": set(), "quarantined": 0, "kept": 0, "removed": 0} for entry in manifest["units"]
     }
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     for name in manifest["files"]:
         top, unit = name.split("/")[0], Path(name).stem
         if top == "quarantine":
             counts[unit]["quarantined"] += sum(1 for _ in store.path(name).open("rb"))
         elif top in ("records", "removed"):
-            table = pq.read_table(store.path(name), columns=None if deep else ["id", "origin"])
-            counts[unit]["kept" if top == "records" else "removed"] += table.num_rows
-            for row in table.to_pylist():
-                counts[unit]["rows"].add(row["origin"]["row"])
-                if row["id"] in seen:
-                    problems.append(f"{name}: id {row['id']} occurs twice")
-                seen.add(row["id"])
+            found = counts[unit]
+            for table in batches(store.path(name)):
+                found["kept" if top == "records" else "removed"] += table.num_rows
+                found["rows"].update(table.column("origin").combine_chunks().field("row").to_pylist())
+                problems += _twice(name, table, seen)
                 if deep:
-                    problems += _recheck(name, row)
+                    problems += [line for row in table.to_pylist() for line in _recheck(name, row)]
     return problems + _recount(manifest, counts)
+
+
+def _twice(name: str, table: pa.Table, seen: set[bytes]) -> list[str]:
+    """Ids that occur a second time; 16 bytes an id are held."""
+    out = []
+    for text in table.column("id").to_pylist():
+        ident = bytes.fromhex(text)
+        if ident in seen:
+            out.append(f"{name}: id {text} occurs twice")
+        seen.add(ident)
+    return out
 
 
 def _recheck(name: str, row: dict[str, Any]) -> list[str]:
