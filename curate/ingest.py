@@ -26,6 +26,7 @@ from curate.curated import read as read_curated
 from curate.foundation.store import Store, digest_file, digest_of
 from curate.reading import Batch, Unit
 from curate.reading import read as read_raw
+from curate.record import SCHEMA
 from curate.settings import CurateConfig
 from curate.stages.registry import map_stages, sketchers
 from curate.stages.verdict import VERDICT_FIELDS, Judgement, Verdict
@@ -66,9 +67,11 @@ def sketch_name(stage: str, unit: str) -> str:
 
 
 def _batches(job: Job) -> Iterator[Batch]:
-    if isinstance(job.unit, CuratedUnit):
-        return read_curated(job.unit)
-    return read_raw(job.unit, job.config.read)
+    """The unit's batches; an empty file gives one empty batch, so that every unit has its files."""
+    found = read_curated(job.unit) if isinstance(job.unit, CuratedUnit) else read_raw(job.unit, job.config.read)
+    first = next(found, None)
+    yield Batch(SCHEMA.empty_table(), [], 0) if first is None else first
+    yield from found
 
 
 def ingest(job: Job) -> dict[str, Any]:
