@@ -2,7 +2,7 @@
 
 Each function gives a bool a message. Property tests hold that no text outside the superset breaks the exact rule.
 Cost: flags come with the measuring pass; literal searches run at several GB/s; regular expressions see only texts
-that a flag or a literal let through.
+that a flag, a kernel or a literal let through.
 """
 
 from __future__ import annotations
@@ -75,15 +75,26 @@ def control(texts: Texts) -> Mask:
     return texts.flagged(kernels.C0_CONTROL) | texts.regex("[\u0080-\u009f]", texts.flagged(kernels.C1_LEAD))
 
 
+def heads(texts: Texts, pattern: str, where: Mask, chars: int) -> Mask:
+    """Texts whose first characters match a pattern of refusals, all of which begin with "I" or "as an"."""
+    from curate import prefilters
+    from curate.stages.text import buffers
+
+    content = texts.messages.fields["content"]
+    found = np.zeros(len(where), np.bool_)
+    prefilters.speaking_heads(*buffers(content), texts.messages.content.flags, where, chars, found)
+    return texts.head(pattern, found, chars)
+
+
 def repeats(messages: Messages, where: Mask, times: int, min_chars: int) -> Mask:
     """Two or more long lines with one hash, counted by a kernel."""
-    from curate import kernels
+    from curate import prefilters
     from curate.stages.text import buffers
 
     data, at = buffers(messages.fields["content"])
     wanted = where & (messages.content.chars >= times * (min_chars + 1) - 1)
     found = np.zeros(len(where), np.bool_)
-    kernels.repeated_lines(data, at, wanted, times, min_chars, found)
+    prefilters.repeated_lines(data, at, wanted, times, min_chars, found)
     return found
 
 

@@ -123,7 +123,7 @@ class QualityStage:
             where = candidates.repeats(messages, answers, loop.times, loop.min_chars)
             return where, partial(rules.repeated, times=loop.times, min_chars=loop.min_chars), loop.times
         if rule == "refusal":
-            found = texts.head(_unbounded(rules.REFUSAL), answers, rules.HEAD)
+            found = candidates.heads(texts, _unbounded(rules.REFUSAL), answers, rules.HEAD)
             return found, partial(rules.head, rules.REFUSAL_RE), 0
         words, compiled = {
             "identity": (rules.IDENTITY_WORDS, rules.IDENTITY_RE),

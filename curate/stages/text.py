@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import unicodedata
+import weakref
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,7 +30,7 @@ class Measures:
     flags: NDArray[np.uint8]
 
 
-@dataclass
+@dataclass(eq=False)
 class Messages:
     """The messages of a batch: `starts` int64[rows + 1], `roles` uint8 indices into ROLES, one entry a message."""
 
@@ -71,17 +72,34 @@ class Messages:
         return np.asarray(np.where(found >= self.starts[:-1], found, -1), dtype=np.int64)
 
 
+class _Latest:
+    """The messages of the table unfolded last, so that stages in a row measure a batch once; dropped with the table."""
+
+    table: Any = None
+    messages: Messages | None = None
+
+    @classmethod
+    def drop(cls, reference: Any) -> None:
+        if cls.table is reference:
+            cls.table, cls.messages = None, None
+
+
 def unfold(table: pa.Table) -> Messages:
-    """The messages of a table under `record.SCHEMA`."""
+    """The messages of a table under `record.SCHEMA`; the same object for the same table (tables do not change)."""
+    if _Latest.table is not None and _Latest.table() is table and _Latest.messages is not None:
+        return _Latest.messages
     column = table.column("messages").combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # an empty column stays chunked in some releases
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     offsets = np.asarray(column.offsets.to_numpy(zero_copy_only=False)).astype(np.int64)
     if len(column) == 0:
         offsets = np.zeros(1, np.int64)
-    struct = column.flatten()
+    struct = column.flatten() if column.null_count else column.values.slice(offsets[0], offsets[-1] - offsets[0])
     names = [struct.type.field(i).name for i in range(struct.type.num_fields)]
-    return Messages(starts=offsets - offsets[0], fields=dict(zip(names, struct.flatten(), strict=True)))
+    children = struct.flatten() if struct.null_count else [struct.field(i) for i in range(len(names))]
+    messages = Messages(starts=offsets - offsets[0], fields=dict(zip(names, children, strict=True)))
+    _Latest.table, _Latest.messages = weakref.ref(table, _Latest.drop), messages
+    return messages
 
 
 def joined(column: Any) -> Any:
