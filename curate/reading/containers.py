@@ -69,7 +69,7 @@ def _line_batches(unit: Unit, settings: ReadSettings, decoder: Decoder, source: 
                 row, offset = chunk.row + 1, chunk.offset + chunk.size
                 continue
             for piece in _pieces(chunk, settings.batch_bytes):
-                yield decoder.lines(piece.data.split(b"\n"), piece.row, piece.offset, piece.data)
+                yield decoder.lines(piece.data, piece.row, piece.offset)
             row, offset = chunk.row + chunk.data.count(b"\n") + 1, chunk.offset + len(chunk.data)
     except Cut as cut:
         yield _bad(unit, row, offset, f"the rest of the file cannot be read: {cut}")
@@ -139,9 +139,15 @@ def _array(unit: Unit, settings: ReadSettings, decoder: Decoder, source: Blocks)
         if batch.rows:
             yield batch
         if cut is not None:
-            yield _rest(unit, settings, row + cut, found[cut][0], "malformed JSON: the rest of the array")
+            yield _rest(
+                unit,
+                settings,
+                row + cut,
+                found.offset + int(found.starts[cut]),
+                "malformed JSON: the rest of the array",
+            )
             return
-        row += len(found)
+        row += len(found.starts)
     if elements.problem:
         yield _rest(unit, settings, row, elements.end, f"malformed JSON: {elements.problem}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -15,127 +16,169 @@ import pyarrow as pa
 from curate import formats, record
 from curate.formats.draft import Refused
 from curate.formats.strict import Broken, loads
-from curate.reading import fast
+from curate.reading import direct, fast
+from curate.reading.arrays import Block
 from curate.reading.model import Batch, Quarantined, Raw, Unit, quarantine
+from curate.reading.scan import Ints
+from curate.reading.shapes import Shape, shape_of
 from curate.record import Record
 from curate.sources import ReadSettings
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Bytes that hold rows [start, stop), the number of the first, the offset of each in the file, and `scan` marks."""
+
+    block: bytes
+    starts: Ints
+    stops: Ints
+    first: int
+    places: Ints
+    marks: Ints
+
+    def bytes(self, index: int) -> bytes:
+        """The bytes of one row."""
+        return self.block[self.starts[index] : self.stops[index]]
+
+    def before(self, index: int) -> Rows:
+        """The rows before one of them."""
+        return Rows(self.block, self.starts[:index], self.stops[:index], self.first, self.places[:index], self.marks)
+
+    def colons(self, at: list[int]) -> dict[int, int]:
+        """`fast.key_colons` of some rows, by position."""
+        texts = [self.bytes(index) for index in at]
+        starts = list(accumulate(map(len, texts), lambda done, size: done + size + 1, initial=0))[:-1]
+        counts = fast.key_colons(b"\n".join(texts), np.array(starts, dtype=np.int64))
+        return dict(zip(at, counts.tolist(), strict=True))
+
+
 class Decoder:
-    """Turns the rows of one unit into batches; `exact` alone switches the fast path off (tests compare both)."""
+    """Turns the rows of one unit into batches; `exact` alone switches the fast paths off (tests compare them)."""
 
     def __init__(self, unit: Unit, read: ReadSettings, *, exact: bool = False) -> None:
         self.unit = unit
         self.read = read
         self.preference = unit.settings.preference or read.preference
         self.fast = unit.settings.plain and not exact
-        self.shapes: dict[tuple[str, ...], fast.Shape | None] = {}
+        self.shapes: dict[tuple[str, ...], Shape | None] = {}
+        self.scratch = direct.Scratch()
 
-    def lines(self, lines: Sequence[bytes], row: int, offset: int, block: bytes) -> Batch:
+    def lines(self, block: bytes, row: int, offset: int) -> Batch:
         """A batch from physical lines; blank ones are not rows but keep their number."""
-        offsets = list(accumulate(map(len, lines), lambda done, size: done + size + 1, initial=0))
-        batch, _ = self._run(lines, block, offsets[:-1], [row + n for n in range(len(lines))], offset, syntax=False)
+        marks = self.scratch.marks(block)
+        ends = marks[:-2][np.frombuffer(block, np.uint8)[marks[:-2]] == 10]
+        starts, stops = np.append(0, ends + 1), np.append(ends, len(block))
+        batch, _ = self._run(Rows(block, starts, stops, row, starts + offset, marks), syntax=False)
         return batch
 
-    def elements(self, found: Sequence[tuple[int, bytes]], row: int) -> tuple[Batch, int | None]:
-        """A batch from array elements (offset, bytes); also the position of the first that is not JSON at all."""
-        texts = [text for _, text in found]
-        starts = list(accumulate(map(len, texts), lambda done, size: done + size + 1, initial=0))
-        numbers = [row + n for n in range(len(texts))]
-        places = [offset for offset, _ in found]
-        return self._run(texts, b"\n".join(texts), starts[:-1], numbers, places, syntax=True)
+    def elements(self, found: Block, row: int) -> tuple[Batch, int | None]:
+        """A batch from elements of an array; also the position of the first that is not JSON at all."""
+        rows = Rows(found.block, found.starts, found.stops, row, found.starts + found.offset, found.marks)
+        return self._run(rows, syntax=True)
 
-    def _run(
-        self,
-        lines: Sequence[bytes],
-        block: bytes,
-        starts: list[int],
-        numbers: list[int],
-        offset: int | list[int],
-        *,
-        syntax: bool,
-    ) -> tuple[Batch, int | None]:
-        values: list[Any] = [None] * len(lines)
-        slow: list[int] = []
-        groups: dict[tuple[str, ...], list[int]] = {}
-        blank: set[int] = set()
-        decode = orjson.loads
-        for index, line in enumerate(lines):
-            try:
-                value = decode(line)
-                if type(value) is dict and self.fast:
-                    values[index] = value
-                    groups.setdefault(tuple(value), []).append(index)
-                    continue
-            except orjson.JSONDecodeError:
-                if not syntax and not line.strip():
-                    blank.add(index)
-                    continue
-            slow.append(index)
-        colons = fast.key_colons(block, np.array(starts, dtype=np.int64)).tolist() if groups else []
-        tables, orders = [], []
+    def _run(self, rows: Rows, *, syntax: bool) -> tuple[Batch, int | None]:
+        tables: list[pa.Table] = []
+        orders: list[Ints] = []
         seen: Counter[str] = Counter()
-        for keys, at in groups.items():
-            if keys not in self.shapes:
-                self.shapes[keys] = fast.shape_of(keys)
-            shape = self.shapes[keys]
-            if shape is None:
-                slow += at
-                continue
-            found, back = fast.simple(shape, at, [values[index] for index in at], colons)
-            slow += back
-            for columns in found:
-                seen[columns.format] += len(columns.at)
-                places = [numbers[index] for index in columns.at]
-                tables.append(fast.to_table(columns, self.unit.source, self.unit.file, places))
-                orders.append(columns.at)
-        del values
-        at_offset = [offset + start for start in starts] if isinstance(offset, int) else offset
+        left: Sequence[int] = range(len(rows.starts))
+        if self.fast:
+            found = direct.Found(rows.block, rows.marks, rows.starts, rows.stops, self.shapes)
+            seen.update(found.formats)
+            if len(found.at):
+                numbers = np.arange(rows.first, rows.first + len(rows.starts))
+                tables.append(found.table(self.unit.source, self.unit.file, numbers, self.scratch))
+                orders.append(found.at)
+            left = np.flatnonzero(found.chosen < 0).tolist()
+        slow, blank = self._columns(rows, left, tables, orders, seen, syntax=syntax)
         raws: list[Raw] = []
         cut: int | None = None
         for index in sorted(slow):
-            raw = Raw(numbers[index], at_offset[index], lines[index])
+            data = rows.bytes(index)
+            raw = Raw(rows.first + index, int(rows.places[index]), data)
             try:
-                raw.value = loads(lines[index])
+                raw.value = loads(data)
             except Broken as error:
                 raw.problem = str(error)
                 if syntax and error.syntax:
                     cut = index
                     break
             raws.append(raw)
-        if cut is not None and any(index > cut for order in orders for index in order):
+        if cut is not None and any(order[-1] > cut for order in orders):
             # What follows a broken element was cut at guessed bounds: it is not read.
-            before, _ = self._run(lines[:cut], block, starts[:cut], numbers[:cut], at_offset[:cut], syntax=True)
+            before, _ = self._run(rows.before(cut), syntax=True)
             return before, cut
-        batch = self._merge(tables, orders, raws, numbers, seen)
-        batch.rows = (len(lines) if cut is None else cut) - len(blank)
+        batch = self._merge(tables, orders, raws, rows.first, seen)
+        batch.rows = (len(rows.starts) if cut is None else cut) - blank
         return batch, cut
+
+    def _columns(
+        self,
+        rows: Rows,
+        left: Sequence[int],
+        tables: list[pa.Table],
+        orders: list[Ints],
+        seen: Counter[str],
+        *,
+        syntax: bool,
+    ) -> tuple[list[int], int]:
+        """Decode rows and turn those of simple shapes into tables; gives the others and how many lines are blank."""
+        values: dict[int, Any] = {}
+        slow: list[int] = []
+        groups: dict[tuple[str, ...], list[int]] = {}
+        blank = 0
+        for index in left:
+            line = rows.bytes(index)
+            try:
+                value = orjson.loads(line)
+                if type(value) is dict and self.fast:
+                    values[index] = value
+                    groups.setdefault(tuple(value), []).append(index)
+                    continue
+            except orjson.JSONDecodeError:
+                if not syntax and not line.strip():
+                    blank += 1
+                    continue
+            slow.append(index)
+        for keys, at in groups.items():
+            if keys not in self.shapes:
+                self.shapes[keys] = shape_of(keys)
+            shape = self.shapes[keys]
+            if shape is None:
+                slow += at
+                continue
+            found, back = fast.simple(shape, at, [values[index] for index in at], rows.colons(at))
+            slow += back
+            for columns in found:
+                seen[columns.format] += len(columns.at)
+                places = [rows.first + index for index in columns.at]
+                tables.append(fast.to_table(columns, self.unit.source, self.unit.file, places))
+                orders.append(np.array(columns.at))
+        return slow, blank
 
     def values(self, raws: list[Raw]) -> Batch:
         """A batch from rows that are values already (tables, csv)."""
-        batch = self._merge([], [], raws, [], Counter())
+        batch = self._merge([], [], raws, 0, Counter())
         batch.rows = len(raws)
         return batch
 
     def _merge(
         self,
         tables: list[pa.Table],
-        orders: list[list[int]],
+        orders: list[Ints],
         raws: list[Raw],
-        numbers: list[int],
+        first: int,
         seen: Counter[str],
     ) -> Batch:
         notes: Counter[str] = Counter()
         records, bad = self._exact(raws, seen, notes)
         if records:
             tables.append(record.to_table(records))
-            first = numbers[0] if numbers else 0
-            orders.append([item.row - first for item in records])
+            orders.append(np.array([item.row - first for item in records]))
         if not tables:
             return Batch(record.SCHEMA.empty_table(), bad, 0, seen, notes)
         table = tables[0]
         if len(tables) > 1:
-            order = np.argsort(np.concatenate([np.array(order) for order in orders]), kind="stable")
+            order = np.argsort(np.concatenate(orders), kind="stable")
             table = pa.concat_tables(tables).combine_chunks().take(pa.array(order))
         return Batch(table, bad, 0, seen, notes)
 

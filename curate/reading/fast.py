@@ -15,7 +15,7 @@ Cost, one core: about 3 s a GB of 1.5 KB chats; decoding is a third of it, hashi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
@@ -25,13 +25,11 @@ import orjson
 import pyarrow as pa
 import xxhash
 
-from curate.formats import LISTS
-from curate.formats.pairs import PAIRS
-from curate.record import MESSAGE, ORIGIN, SCHEMA
+from curate.reading.direct import assemble
+from curate.reading.shapes import Shape
 
 Rows = list[dict[str, Any]]
-_LIST_SET: Final = frozenset(LISTS)
-_SUSPECT: Final = re.compile(rb"[0-9][eE]|0\.0000|-0")
+_SUSPECT: Final = re.compile(rb"[:,[]-?(0\.0000|[0-9.]+[eE])|[:,[]-0")  # a text that looks so costs time only
 _MAX_NESTED: Final = 60
 _MAX_RUN: Final = 64
 _HEADS: Final = {role: b'{"role":"%b","content":' % role.encode() for role in ("system", "user", "assistant", "tool")}
@@ -41,43 +39,6 @@ _CLOSE: Final = b'],"tools":null}'
 _SHARE: Final = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _SPACE: Final = np.zeros(256, dtype=bool)
 _SPACE[[9, 10, 13, 32]] = True
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How a set of keys is read: `kind` is "messages", "sharegpt", "alpaca" or a pair; `columns` are the keys used."""
-
-    kind: str
-    columns: tuple[str, ...]
-    rest: tuple[str, ...]
-    blank: tuple[str, ...]
-
-
-def shape_of(keys: tuple[str, ...]) -> Shape | None:
-    """The simple shape of rows with these keys, or None when `curate.formats` must look at each row."""
-    held = set(keys)
-    if "chosen" in held or "instances" in held or "history" in held or "context" in held:
-        return None
-    pairs = [name for name, columns in PAIRS.items() if held.issuperset(columns)]
-    lists = held & _LIST_SET
-    answers = held & {"output", "response"}
-    alpaca = "instruction" in held and bool(answers)
-    if len(pairs) + len(lists) + alpaca != 1 or (lists and "system" in held):
-        return None
-    blank: tuple[str, ...] = ()
-    columns: tuple[str, ...]
-    if lists:
-        kind, columns = "list", (next(iter(lists)),)
-        blank = tuple(held & {"tools"})
-    elif alpaca:
-        if len(answers) != 1:
-            return None
-        kind, columns = "alpaca", ("instruction", next(iter(answers)), *(held & {"input"}))
-        blank = tuple(held & {"system"})
-    else:
-        kind, columns = pairs[0], PAIRS[pairs[0]]
-        blank = tuple(held & {"system"})
-    return Shape(kind, columns, tuple(sorted(held.difference(columns, blank))), blank)
 
 
 def key_colons(block: bytes, starts: np.ndarray) -> np.ndarray:
@@ -126,7 +87,7 @@ class Columns:
     extras: list[str | None]
 
 
-def simple(shape: Shape, at: list[int], rows: Rows, colons: Sequence[int]) -> tuple[list[Columns], list[int]]:
+def simple(shape: Shape, at: list[int], rows: Rows, colons: Mapping[int, int]) -> tuple[list[Columns], list[int]]:
     """Columns of the rows that fit the shape exactly, and the positions of those that do not.
 
     `colons` are the key counts of the lines, by position.
@@ -274,35 +235,8 @@ def _texts(shape: Shape, at: list[int], rows: Rows, extras: list[str | None]) ->
 
 def to_table(columns: Columns, source: str, file: str, numbers: list[int]) -> pa.Table:
     """The columns as an Arrow table under `record.SCHEMA`; `numbers` are the row numbers, in the same order."""
-    count, flat = len(numbers), len(columns.roles)
-    prefix = f"{source}\0{file}\0".encode()
-    digest: Callable[[bytes], str] = xxhash.xxh3_128_hexdigest
-    ids = [digest(b"%b%d\x000" % (prefix, number)) for number in numbers]
-    messages = pa.StructArray.from_arrays(
-        [
-            pa.array(columns.roles, pa.string()),
-            pa.array(columns.contents, pa.large_string()),
-            pa.nulls(flat, pa.string()),
-            pa.nulls(flat, pa.large_string()),
-            pa.nulls(flat, pa.large_string()),
-            pa.repeat(True, flat),
-        ],
-        fields=list(MESSAGE),
-    )
-    offsets = np.zeros(count + 1, dtype=np.int64)
+    offsets = np.zeros(len(numbers) + 1, dtype=np.int64)
     np.cumsum(columns.lengths, out=offsets[1:])
-    origin = pa.StructArray.from_arrays(
-        [pa.repeat(file, count), pa.array(numbers, pa.int64()), pa.repeat(pa.scalar(0, pa.int32()), count)],
-        fields=list(ORIGIN),
-    )
-    arrays = [
-        pa.array(ids, pa.string()),
-        pa.array(columns.digests, pa.string()),
-        pa.repeat(source, count),
-        origin,
-        pa.LargeListArray.from_arrays(pa.array(offsets), messages, type=SCHEMA.field("messages").type),
-        pa.nulls(count, pa.large_string()),
-        pa.nulls(count, pa.float64()),
-        pa.array(columns.extras, pa.large_string()),
-    ]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    messages = (pa.array(offsets), pa.array(columns.roles, pa.string()), pa.array(columns.contents, pa.large_string()))
+    digests, extras = pa.array(columns.digests, pa.string()), pa.array(columns.extras, pa.large_string())
+    return assemble(source, file, np.array(numbers, dtype=np.int64), messages, digests, extras)
