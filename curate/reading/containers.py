@@ -18,7 +18,7 @@ from curate.formats.strict import Broken, loads
 from curate.reading.arrays import Elements
 from curate.reading.decode import Decoder
 from curate.reading.model import Batch, Quarantined, Raw, Unit, escape
-from curate.reading.streams import BOM, Chunk, Cut, LongLine, blocks, chunks
+from curate.reading.streams import BOM, Chunk, Cut, LongLine, blocks, chunks, line_ends
 from curate.record import SCHEMA
 from curate.sources import ReadSettings
 
@@ -70,7 +70,7 @@ def _line_batches(unit: Unit, settings: ReadSettings, decoder: Decoder, source: 
                 continue
             for piece in _pieces(chunk, settings.batch_bytes):
                 yield decoder.lines(piece.data, piece.row, piece.offset)
-            row, offset = chunk.row + chunk.data.count(b"\n") + 1, chunk.offset + len(chunk.data)
+                row, offset = piece.row + decoder.ends + 1, piece.offset + len(piece.data)
     except Cut as cut:
         yield _bad(unit, row, offset, f"the rest of the file cannot be read: {cut}")
 
@@ -78,12 +78,12 @@ def _line_batches(unit: Unit, settings: ReadSettings, decoder: Decoder, source: 
 def _pieces(chunk: Chunk, target: int) -> Iterator[Chunk]:
     """Cut a chunk at line ends into pieces of about `target` bytes, so that batches keep their size."""
     data, start, row = chunk.data, 0, chunk.row
-    while len(data) - start > target:
+    while len(data) - start > target + target // 2:
         stop = data.rfind(b"\n", start, start + target) + 1 or data.find(b"\n", start + target) + 1
         if not stop:
             break
         yield Chunk(data[start:stop], row, chunk.offset + start)
-        row, start = row + data.count(b"\n", start, stop), stop
+        row, start = row + line_ends(data, start, stop), stop
     if start == 0:
         yield chunk
     elif start < len(data):

@@ -62,11 +62,13 @@ class Decoder:
         self.fast = unit.settings.plain and not exact
         self.shapes: dict[tuple[str, ...], Shape | None] = {}
         self.scratch = direct.Scratch()
+        self.ends = 0  # line ends of the last block of lines
 
     def lines(self, block: bytes, row: int, offset: int) -> Batch:
         """A batch from physical lines; blank ones are not rows but keep their number."""
         marks = self.scratch.marks(block)
         ends = marks[:-2][np.frombuffer(block, np.uint8)[marks[:-2]] == 10]
+        self.ends = len(ends)
         starts, stops = np.append(0, ends + 1), np.append(ends, len(block))
         batch, _ = self._run(Rows(block, starts, stops, row, starts + offset, marks), syntax=False)
         return batch

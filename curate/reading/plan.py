@@ -22,6 +22,7 @@ import xxhash
 from curate.foundation.errors import MachineError, UsageError
 from curate.foundation.store import digest_bytes, digest_file
 from curate.reading.model import Plan, Unit
+from curate.reading.streams import line_ends
 from curate.sources import ReadSettings, SourceSettings, hub_files, licence_of
 
 KINDS: Final = ("jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow")
@@ -289,12 +290,12 @@ def _line_ranges(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
                 if not end:
                     break
                 state.update(block[begin:end])
-                lines += block.count(b"\n", begin, end)
+                lines += line_ends(block, begin, end)
                 yield start, place + end, row, state.hexdigest()
                 start, row, lines, begin = place + end, row + lines, 0, end
                 state = xxhash.xxh3_128()
             state.update(block[begin:])
-            lines += block.count(b"\n", begin)
+            lines += line_ends(block, begin)
             place += len(block)
         if place > start:
             yield start, place, row, state.hexdigest()
