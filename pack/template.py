@@ -42,7 +42,7 @@ from pack.spans import (
 from pack.tokenizing import Tokenizer, text_digest
 from pack.turns import prove, tagged_turns
 
-__all__ = ["Encoded", "Renderer", "TemplateFailed"]
+__all__ = ["Encoded", "Renderer", "TemplateFailed", "Tokenizer"]
 
 LOSS_ON = ("assistant", "last", "completion", "all")
 CONTROL = ("text", "strip", "reject")
@@ -156,6 +156,8 @@ class Renderer:
 
     def prompt(self, messages: Sequence[Message], tools: str | None = None) -> list[int]:
         """The ids a model is asked with: the conversation so far and the generation header. Raises TemplateFailed."""
+        if self._control_rule == "strip":
+            messages, tools, _ = self._strip(messages, tools)
         if self.plain:
             layout = self.plain.lay_out(messages, tools, self._pattern, ask=True)
             return [*self.tokenizer.leading, *self._encoder.tokens(layout, masks.utf8(layout.text)).ids.tolist()]

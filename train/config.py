@@ -53,9 +53,11 @@ class TrainConfig(BaseModel):
     max_steps: int | None = Field(default=None, ge=1)
     epochs: float = Field(default=1.0, gt=0, description="ignored when max_steps is given")
     save_steps: int | None = Field(default=None, ge=1, description="a quarter of the run when not given")
-    eval_steps: int | None = Field(default=None, ge=1, description="a quarter of the run when not given")
+    eval_steps: int | None = Field(
+        default=None, ge=1, description="a quarter of the run when not given; a run under 50 steps: at the end"
+    )
     eval_rows: int | None = Field(
-        default=None, ge=1, description="rows of the eval split, evenly spread; at most 131,072 tokens if not given"
+        default=None, ge=1, description="rows of the eval split, evenly spread; at most 65,536 tokens if not given"
     )
     keep: int = Field(default=2, ge=1, description="checkpoints kept")
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -133,9 +133,10 @@ def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[
     from transformers.utils import logging
 
     from train import commands
+    from train.asking import Asker
     from train.data import Shards
     from train.evaluate import load_model
-    from train.model import build_model, load_tokenizer
+    from train.model import build_model
 
     run = places.run(seed)
     kept = run.with_name(f"{run.name}-scores.json")
@@ -149,24 +150,23 @@ def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[
     logging.disable_progress_bar()
     torch.manual_seed(resolved.config.seed)
     before = build_model(resolved.config, Shards(places.shards)).eval()
-    tokenizer = load_tokenizer(places.shards / "tokenizer")
     trained, own = load_model(run, "cpu")
     scores = {
         "run": manifest["digest"],
-        "before": _score(before, tokenizer, places, quick=quick),
+        "before": _score(before, Asker.of_shards(places.shards), places, quick=quick),
         "after": _score(trained, own, places, quick=quick),
     }
     Store(kept.parent, "scores").write_json(kept.name, scores)
     return scores
 
 
-def _score(model: Any, tokenizer: Any, places: Places, *, quick: bool) -> dict[str, Any]:
+def _score(model: Any, asker: Any, places: Places, *, quick: bool) -> dict[str, Any]:
     from train.evaluate import exact_match, read_items
 
     found = {}
     for name, file in EVALS.items():
         items = read_items(truth_folder(places.raw) / file, QUICK_ITEMS if quick else None)
-        score, _ = exact_match(model, tokenizer, items, max_new_tokens=ANSWER_TOKENS)
+        score, _ = exact_match(model, asker, items, max_new_tokens=ANSWER_TOKENS)
         found[name] = {"correct": score.correct, "total": score.total, "accuracy": score.accuracy}
     return found
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from curate.foundation.errors import DataError, UsageError
+from train.asking import Asker
 
 BATCH: Final = 128
 _NUMBER: Final = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
@@ -105,7 +106,7 @@ def read_items(path: Path, count: int | None = None) -> list[Item]:
                 break
             try:
                 row = json.loads(line)
-                items.append(Item(row.get("prompt") or row["question"], str(row["answer"])))
+                items.append(Item(_text(row.get("prompt") or row["question"]), str(row["answer"])))
             except (ValueError, KeyError, AttributeError) as error:
                 raise DataError(
                     f"{path}, line {number}: not an object with prompt and answer", hint="mend or remove that line"
@@ -115,11 +116,15 @@ def read_items(path: Path, count: int | None = None) -> list[Item]:
     return items
 
 
-def load_model(folder: Path | str, device: str) -> tuple[Any, Any]:
-    """A model in evaluation mode and its tokenizer; a run folder means its `final/`."""
-    from transformers import AutoModelForCausalLM
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
 
-    from train.model import load_tokenizer
+
+def load_model(folder: Path | str, device: str) -> tuple[Any, Asker]:
+    """A model in evaluation mode and its asker; a run folder means its `final/`."""
+    from transformers import AutoModelForCausalLM
 
     path = Path(folder)
     path = path / "final" if (path / "final" / "config.json").is_file() else path
@@ -131,7 +136,7 @@ def load_model(folder: Path | str, device: str) -> tuple[Any, Any]:
         raise UsageError(
             f"{path}: holds no model that transformers can load", hint="name a run or its final/"
         ) from error
-    return model.to(device).eval(), load_tokenizer(path, local_files_only=True)
+    return model.to(device).eval(), Asker.of_model(path)
 
 
 def stop_ids(model: Any) -> list[int]:
@@ -140,29 +145,18 @@ def stop_ids(model: Any) -> list[int]:
     return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """A prompt as the template renders one user turn, ready for the answer; without a template, the text itself."""
-    if not tokenizer.chat_template:
-        return list(tokenizer(prompt)["input_ids"])
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def generate(
     model: Any,
-    tokenizer: Any,
     prompts_ids: Sequence[Sequence[int]],
     max_new_tokens: int,
     stop_ids: Iterable[int],
     *,
+    pad: int = 0,
     batch: int = BATCH,
 ) -> list[list[int]]:
     """Greedy answers (token ids, the terminator included when the model stopped), in the order of the prompts."""
     answers: list[list[int]] = [[] for _ in prompts_ids]
     by_length = sorted(range(len(prompts_ids)), key=lambda number: len(prompts_ids[number]))
-    pad = tokenizer.pad_token_id if getattr(tokenizer, "pad_token_id", None) is not None else 0
     stops = list(stop_ids)
     for start in range(0, len(by_length), batch):
         chunk = by_length[start : start + batch]
@@ -216,16 +210,19 @@ def _decode(
 
 
 def exact_match(
-    model: Any, tokenizer: Any, items: Sequence[Item], *, max_new_tokens: int = 256, batch: int = BATCH
+    model: Any, asker: Asker, items: Sequence[Item], *, max_new_tokens: int = 256, batch: int = BATCH
 ) -> tuple[Score, list[Response]]:
-    """Answer every item greedily and score it; responses come in the order of the items."""
-    stops = stop_ids(model)
-    prompts = [prompt_ids(tokenizer, item.prompt) for item in items]
-    answers = generate(model, tokenizer, prompts, max_new_tokens, stops, batch=batch)
+    """Answer every item greedily and score it; responses come in the order of the items.
+
+    An answer stops at the terminators of the asker and at those of the model.
+    """
+    stops = list(dict.fromkeys([*asker.terminators, *stop_ids(model)]))
+    prompts = [asker.ask(item.prompt) for item in items]
+    answers = generate(model, prompts, max_new_tokens, stops, pad=asker.pad, batch=batch)
     responses = []
     for item, ids in zip(items, answers, strict=True):
         ended = bool(ids) and ids[-1] in stops
-        text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+        text = asker.read(ids[:-1] if ended else ids)
         found = extract(text)
         responses.append(Response(item.prompt, item.answer, text, found, found == extract(item.answer), ended))
     right, stopped = (sum(getattr(r, name) for r in responses) for name in ("correct", "stopped"))

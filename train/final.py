@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 from pathlib import Path
@@ -9,9 +10,17 @@ from typing import Any, Final
 
 from curate.foundation.errors import GristmillError
 from curate.foundation.store import Store, sync_folder
+from pack.template import Tokenizer
+from train.asking import FACTS, facts_of
 from train.data import Row, Shards
 
 FOLDER: Final = "final"
+TELLING: Final = (
+    "12345 + 678 = 13023",
+    "It's  two   spaces\n\n\tand a tab",
+    "naïve café ﬁ 東京 Привет 👩‍👩‍👧",
+    "x=[1.5e-3];//ok",
+)
 
 
 def save_final(store: Store, model: Any, shards: Shards) -> list[str]:
@@ -41,13 +50,19 @@ def _fill(folder: Path, model: Any, shards: Shards) -> None:
     generation.eos_token_id, generation.pad_token_id = terminators, pad
     model.generation_config = generation
     model.save_pretrained(folder)
+    # The shards' files and never the model's own: transformers saves some tokenizers without part of their pipeline.
     shutil.copytree(shards.tokenizer, folder, dirs_exist_ok=True)
+    facts = facts_of(shards.manifest)
+    if facts["rendering"].get("prompt_format") is not None:
+        (folder / "chat_template.jinja").unlink(missing_ok=True)  # not what was trained: chats would be asked wrongly
+    (folder / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
 def smoke(final: Path, shards: Shards, tokens: int) -> dict[str, Any]:
     """Load `final/` with plain transformers, answer one real prompt greedily, and say whether the answer stops.
 
-    Raises `GristmillError` when weights are missing or unknown; a model that does not stop is reported, not refused.
+    Raises `GristmillError` when weights are missing or unknown, or when transformers reads texts as other ids than the
+    shards hold; a model that does not stop is reported, not refused.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -56,6 +71,11 @@ def smoke(final: Path, shards: Shards, tokens: int) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(str(final), local_files_only=True)
     if info["missing_keys"] or info["unexpected_keys"]:
         raise GristmillError(f"{final}: does not load: {info}", hint="this is a defect of ours: please report it")
+    if text := misread(Tokenizer.load(final), tokenizer):
+        raise GristmillError(
+            f"{final}: transformers tokenises {text!r} otherwise than the shards were",
+            hint="this is a defect of ours: please report it with the tokenizer's name",
+        )
     prompt = real_prompt(shards, tokens)
     ids = torch.tensor([prompt])
     with torch.no_grad():
@@ -71,6 +91,14 @@ def smoke(final: Path, shards: Shards, tokens: int) -> dict[str, Any]:
         "new_tokens": len(answer),
         "stopped": bool(answer) and answer[-1] in stops,
     }
+
+
+def misread(ours: Tokenizer, theirs: Any) -> str | None:
+    """The first of some telling texts (digits, spaces, contractions, scripts) whose ids differ; None when none does."""
+    for text in TELLING:
+        if ours.encode(text)[0] != list(theirs(text, add_special_tokens=False)["input_ids"]):
+            return text
+    return None
 
 
 def real_prompt(shards: Shards, room: int) -> list[int]:

@@ -62,7 +62,7 @@ class Trainer:
         self._saved = self.progress.step
         self._first = self.progress.samples
         if not self.progress.step:
-            self.evaluate()
+            self.evaluate(stopping)
         self._began = (time.monotonic(), self.progress.tokens)
         while self.progress.step < self.plan.steps:
             if not self._step(order, stopping):
@@ -73,7 +73,7 @@ class Trainer:
                 )
             step, last = self.progress.step, self.progress.step == self.plan.steps
             if last or step % self.plan.eval_steps == 0:
-                self.evaluate()
+                self.evaluate(stopping)
             if last or step % self.plan.save_steps == 0:
                 self.save()
 
@@ -95,7 +95,7 @@ class Trainer:
             sums[:-1] += weight * part
             if not bool(torch.isfinite(part).all()) and not bad:
                 bad = self._ids(chunk)
-            self._say_within(start + len(chunk), len(mine))
+            self._say_within(f"row {start + len(chunk):,} of {len(mine):,}", (start + len(chunk)) * world)
             if stopping.asked and world == 1:
                 self.optimizer.zero_grad()
                 return False
@@ -111,18 +111,18 @@ class Trainer:
         self._record(loss, norm, sums, trained, tokens, time.monotonic() - began)
         return not bool(sums[-1])
 
-    def _say_within(self, done: int, rows: int) -> None:
-        """A sign of life, and how long the run will take, when one step takes long."""
+    def _say_within(self, what: str, done: int = 0) -> None:
+        """A sign of life when one step takes long; with the rows done of it, how long the run will take."""
         now = time.monotonic()
-        if now - self._spoke < WITHIN_EVERY or done == rows:
+        if now - self._spoke < WITHIN_EVERY:
             return
         self._spoke = now
-        world, (began, _) = self.accelerator.num_processes, self._began
-        seen = self.progress.samples - self._first + done * world
-        self.console.say(
-            f"step {self.progress.step + 1:,}/{self.plan.steps:,}  row {done:,} of {rows:,}"
-            f"  {(now - began) / seen * (self.plan.samples - self._first - seen):,.0f} s left"
-        )
+        text = f"step {self.progress.step + bool(done):,}/{self.plan.steps:,}  {what}"
+        if done:
+            seen = self.progress.samples - self._first + done
+            left = (now - self._began[0]) / seen * max(0, self.plan.samples - self._first - seen)
+            text += f"  {left:,.0f} s left"
+        self.console.say(text)
 
     def _backward(self, numbers: list[int], factor: float, last: bool) -> torch.Tensor:
         """Add one micro-batch's gradient; returns loss sums and token counts by source, (2 x sources,) float64."""
@@ -186,13 +186,19 @@ class Trainer:
                 f"  {rate:,.0f} tokens/s  {rate * at.trained_tokens / at.tokens:,.0f} trained/s  {left:,.0f} s left"
             )
 
-    def evaluate(self) -> float | None:
-        """The mean loss over the trained tokens of the plan's eval rows; each counts once, whatever the world size."""
+    def evaluate(self, stopping: Stopping) -> float | None:
+        """The mean loss over the trained tokens of the plan's eval rows; each counts once, whatever the world size.
+
+        None when no such row is trained, or when a stop was asked for meanwhile.
+        """
         split, numbers = self.shards.eval, self.plan.eval_numbers()
         if not split.row_trained[numbers].any():
             return None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        sums = self._reduce(self._eval_sums(split, numbers[rank::world]))
+        sums = self._eval_sums(split, numbers[rank::world], stopping)
+        if stopping.asked and world == 1:
+            return None
+        sums = self._reduce(sums)
         losses, counts = sums.view(2, -1)
         loss = float(losses.sum() / counts.sum())
         line = {"step": self.progress.step, "eval_loss": loss, "eval_rows": len(numbers)}
@@ -201,15 +207,18 @@ class Trainer:
         self.console.say(f"step {self.progress.step:,}/{self.plan.steps:,}  eval loss {loss:.4f}")
         return loss
 
-    def _eval_sums(self, split: Split, numbers: list[int]) -> torch.Tensor:
+    def _eval_sums(self, split: Split, numbers: list[int], stopping: Stopping) -> torch.Tensor:
         sums = torch.zeros(2 * max(1, len(self.shards.sources)), dtype=torch.float64)
         self.inner.eval()
         with torch.no_grad():
             for start in range(0, len(numbers), self.plan.micro):
+                if stopping.asked and self.accelerator.num_processes == 1:
+                    break
                 rows = [split[number] for number in numbers[start : start + self.plan.micro]]
                 batch = collate(rows, self.shards.sources, flat=self.inner.flat).to(self.accelerator.device)
                 with self.accelerator.autocast():
                     losses = self.inner(batch)[1]
+                self._say_within(f"held-out loss, row {start + len(rows):,} of {len(numbers):,}")
                 sums += by_source(losses, batch.sources, batch.targets, len(self.shards.sources))
         self.inner.train()
         return sums

@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from curate.foundation.errors import Offline, UsageError
+from pack.template import Tokenizer
 from train.config import TinySettings, TrainConfig
 from train.data import Shards
 
@@ -149,14 +150,12 @@ def check_tokenizer(name: str, config: Any, shards: Shards, options: dict[str, A
     hint = f"pack with the model's own tokenizer: pack build OUT SHARDS --tokenizer {name}"
     if size - len(added) > room:
         raise UsageError(f"--model {name}: the shards use {size:,} token ids, the model has {room:,}", hint=hint)
-    ours = load_tokenizer(shards.tokenizer)
-    try:
-        theirs = load_tokenizer(name, **options)
-    except UsageError:
+    theirs = _pipeline(name, options)
+    if theirs is None:
         return  # weights without a tokenizer: the vocabulary's size is all there is to compare
-    mine, model = _identity(ours), _identity(theirs)
-    for part in mine:
-        if part != "tokens" and mine[part] != model[part]:
+    mine, model = _identity(Tokenizer.load(shards.tokenizer).backend), _identity(theirs)
+    for part in ("vocabulary", "normalizer", "pre_tokenizer"):
+        if mine[part] != model[part]:
             raise UsageError(
                 f"--model {name}: the shards were packed with another tokenizer ({part} differs)", hint=hint
             )
@@ -168,16 +167,32 @@ def check_tokenizer(name: str, config: Any, shards: Shards, options: dict[str, A
         )
 
 
-def _identity(tokenizer: Any) -> dict[str, Any]:
+def _pipeline(name: str, options: dict[str, Any]) -> Any:
+    """The `tokenizers` pipeline beside a model: `tokenizer.json` as it stands, else as transformers makes one, else None.
+
+    As it stands, because transformers rebuilds some (SmolLM2's loses its digit splitting), and pack does not.
+    """
+    try:
+        return Tokenizer.load(name).backend
+    except (UsageError, Offline):
+        pass
+    try:
+        return getattr(load_tokenizer(name, **options), "backend_tokenizer", None)
+    except UsageError:
+        return None
+
+
+def _identity(pipeline: Any) -> dict[str, Any]:
     """What decides which id a text becomes."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return {"tokens": tokenizer.get_vocab()}
-    parts = json.loads(backend.to_str())
-    kept = {key: parts.get(key) for key in ("normalizer", "pre_tokenizer")}
+    parts = json.loads(pipeline.to_str())
     core = {key: parts["model"].get(key) for key in ("type", "vocab", "merges")}
     tokens = {token["content"]: token["id"] for token in parts.get("added_tokens") or ()}
-    return {"vocabulary": core, **kept, "tokens": tokens}
+    return {
+        "vocabulary": core,
+        "normalizer": parts.get("normalizer"),
+        "pre_tokenizer": parts.get("pre_tokenizer"),
+        "tokens": tokens,
+    }
 
 
 def _grow(model: Any, shards: Shards) -> None:

@@ -60,7 +60,10 @@ class HeadLoss(torch.autograd.Function):
                 losses[span] = torch.where(trained, -scores.gather(1, index)[:, 0], 0.0)
                 if any(wants):
                     _gradients(grads, span, part, head, _slope(scores, index, trained))
-        ctx.grads = [g if g is None else g.to(t.dtype) for g, t in zip(grads, (hidden, weight, bias), strict=True)]
+        ctx.grads = [
+            None if g is None or t is None else g.to(t.dtype)
+            for g, t in zip(grads, (hidden, weight, bias), strict=True)
+        ]
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 

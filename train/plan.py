@@ -12,7 +12,7 @@ from train.data import Shards
 
 FEW_STEPS: Final = 50
 MICRO_TOKENS: Final = 4096
-EVAL_TOKENS: Final = 1 << 17
+EVAL_TOKENS: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def make_plan(config: TrainConfig, shards: Shards, *, chosen: bool) -> Plan:
         examples=round(train.examples * share, 1),
         epochs=round(samples / len(train), 4),
         save_steps=config.save_steps or quarter,
-        eval_steps=config.eval_steps or quarter,
+        eval_steps=config.eval_steps or (quarter if steps >= FEW_STEPS else steps),
         eval_rows=min(len(shards.eval), config.eval_rows or max(1, EVAL_TOKENS // shards.ctx)),
         held=len(shards.eval),
         notes=tuple(notes),

@@ -179,7 +179,9 @@ def _commit(
             "config": config.trajectory(),
             "world": config.num_processes,
             "model": config.model,
-            "shards": {key: shards.manifest.get(key) for key in ("fingerprint", "ctx", "tokenizer", "sources")},
+            "shards": {
+                key: shards.manifest.get(key) for key in ("fingerprint", "ctx", "tokenizer", "sources", "rendering")
+            },
             "terminators": list(shards.manifest["terminators"]),
             "plan": plan.facts(),
             "results": {

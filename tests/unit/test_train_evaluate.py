@@ -1,12 +1,7 @@
 """Answers come down to a number, batches do not change them, and intervals are Wilson's."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from shards_fixture import make_tokenizer
 
 from curate.foundation.errors import DataError, UsageError
 from train.evaluate import extract, generate, read_items, wilson
@@ -55,11 +50,11 @@ def test_batched_greedy_equals_one_by_one_and_plain_generate():
         initializer_range=0.5,
         max_position_embeddings=64,
     )
-    model, tokenizer = LlamaForCausalLM(config).eval(), make_tokenizer()
+    model = LlamaForCausalLM(config).eval()
     prompts = [[1, 5, 6], [7], [2, 3, 4, 5, 6, 7, 8, 9], [1, 1, 9, 9], [11] * 12]
-    together = generate(model, tokenizer, prompts, 12, [3])
-    assert together == [generate(model, tokenizer, [prompt], 12, [3])[0] for prompt in prompts]
-    assert together == generate(model, tokenizer, prompts, 12, [3], batch=2)
+    together = generate(model, prompts, 12, [3])
+    assert together == [generate(model, [prompt], 12, [3])[0] for prompt in prompts]
+    assert together == generate(model, prompts, 12, [3], batch=2)
     for prompt, answer in zip(prompts, together, strict=True):
         ids = torch.tensor([prompt])
         plain = model.generate(
