@@ -15,7 +15,8 @@ from curate.foundation.executor import Executor
 from curate.foundation.executor import executor as choose
 from curate.foundation.store import MANIFEST, UNITS, Store
 from curate.pipeline import Work, check_target, run
-from curate.settings import STAGES, CurateConfig
+from curate.places import is_raw, keeps_restored, known_sources, not_inside
+from curate.settings import DEFAULT, STAGES, CurateConfig
 from curate.sources import SourceSettings
 
 Said = tuple[Any, str]
@@ -52,7 +53,9 @@ def chosen_stages(only: Sequence[str] | None, skip: Sequence[str] | None) -> lis
             raise UsageError(f"{name}: not a stage", hint=f"stages are {', '.join(STAGES)}")
     if not only and not skip:
         return None
-    return [name for name in STAGES if (not only or name in only) and name not in (skip or ())]
+    if both := set(only or ()) & set(skip or ()):
+        raise UsageError(f"--only and --skip both name {min(both)}", hint=f"leave out --skip {min(both)}")
+    return [name for name in STAGES if name in (only or DEFAULT) and name not in (skip or ())]
 
 
 def key_flag(stage: str, key: str | None) -> dict[str, Any]:
@@ -90,10 +93,20 @@ def stage_settings(
     return resolve("curate", CurateConfig, recipe=recipe, sets=sets, flags=flags, inherited=inherited)
 
 
+def s_curve(config: CurateConfig) -> str:
+    """The bands and rows that a recall asked for, and the chance that a pair of each Jaccard is looked at."""
+    from curate.stages.minhash_settings import curve
+
+    bands, rows = config.minhash.shape
+    points = "  ".join(f"{jaccard:.2f}: {hit:.4f}" for jaccard, hit in curve(bands, rows) if jaccard >= 0.5)
+    return f"{bands} bands x {rows} rows; chance to be a candidate by Jaccard: {points}"
+
+
 def plan(raw: str, resolved: Resolved[CurateConfig], sources: dict[str, SourceSettings]) -> Said:
     """What a run would do: files, formats, rows, stages."""
     from curate.reading import survey
 
+    is_raw(raw)
     found = survey(raw, resolved.config.read, sources)
     data = {"files": found, "stages": list(resolved.config.stages)}
     rows = sum(entry.get("rows") or 0 for entry in found)
@@ -107,6 +120,7 @@ def formats(raw: str, config: CurateConfig, sources: dict[str, SourceSettings]) 
     """What would be read, per file."""
     from curate.reading import survey
 
+    is_raw(raw)
     found = survey(raw, config.read, sources)
     return found, _survey_text(found)
 
@@ -144,10 +158,12 @@ def filter_raw(
         from curate.tokens import load
 
         load(tokenizer)
-    _not_inside(raw, out)
+    is_raw(raw)
+    not_inside(raw, out)
     check_target(out, overwrite=spread.overwrite)
-    _keeps_restored(out, resolved.config)
+    keeps_restored(out, resolved.config)
     found = plan_units(raw, resolved.config.read, sources)
+    known_sources(resolved.config.priority, {unit.source for unit in found.units}, "priority")
     console.say(f"{len(found.units)} units of {len({unit.file for unit in found.units})} files from {raw}")
     work = Work(
         out=out,
@@ -162,31 +178,12 @@ def filter_raw(
     return _report(work, run(work, spread.over(work.units), console, "curate filter"), spread)
 
 
-def _not_inside(raw: str, out: Path) -> None:
-    if "://" in raw:
-        return
-    source, target = Path(raw).resolve(), out.resolve()
-    if source == target or source in target.parents or (target in source.parents):
-        raise UsageError(f"{out} and {raw} lie inside one another", hint="give the output a folder of its own")
-
-
-def _keeps_restored(out: Path, config: CurateConfig) -> None:
-    if not (out / MANIFEST).is_file():
-        return
-    restored = Store(out, "records").manifest()["restored"]
-    if restored and restored != config.model_dump(mode="json")["restore"]:
-        raise UsageError(
-            f"{out} holds records that `curate restore` brought back; this run would remove them again",
-            hint="add --overwrite to give them up, or name the same `restore:` entries in the recipe",
-        )
-
-
 def one_stage(
     source: Path, out: Path, resolved: Resolved[CurateConfig], spread: Spread, console: Console, command: str
 ) -> Said:
     """One stage on a curated folder, into another one."""
     _, manifest = open_folder(source)
-    _not_inside(str(source), out)
+    not_inside(str(source), out)
     check_target(out, overwrite=spread.overwrite)
     work = _curated_work(source, out, manifest, resolved.config, resolved.recipe, removed=False)
     return _report(work, run(work, spread.over(work.units), console, command), spread)
@@ -217,9 +214,11 @@ def restore(
     from curate.foundation.store import exchange
     from curate.ledger import find
 
-    if rule is None and not idents:
-        raise UsageError("nothing to restore", hint="name --rule STAGE.RULE (see the card), or --id ID")
+    if rule is None and source is None and not idents:
+        raise UsageError("nothing to restore", hint="name --rule STAGE.RULE (see the card), --source NAME or --id ID")
     _, manifest = open_folder(out)
+    if source is not None:
+        known_sources([source], set(manifest["sources"]), "--source")
     ids = []
     for ident in idents:
         hits = [row["id"] for row in find(out, manifest, ident) if row["in"].startswith("removed/")]
@@ -282,9 +281,9 @@ def _report(work: Work, manifest: dict[str, Any], spread: Spread, root: Path | N
     if manifest["alarms"] and not manifest["allow_wipeout"]:
         first = manifest["alarms"][0]
         raise DataError(
-            f"{text}\nwipe-out alarm: {first['stage']} removed {first['removed']:,} of {first['in']:,} records of source "
-            f"{first['source']!r} ({len(manifest['alarms'])} alarm(s)); everything was written to {root}",
-            hint="look with `curate card`; if this is right, run again with --allow-wipeout",
+            f"wipe-out alarm: {first['stage']} removed {first['removed']:,} of {first['in']:,} records of source "
+            f"{first['source']!r} ({len(manifest['alarms'])} alarm(s)); everything was written to {root}\n{text}",
+            hint=f"look with: curate card {root}; if this is right, run the same command again with --allow-wipeout",
         )
     return data, text
 
@@ -340,6 +339,8 @@ def sample(raw: Path, seed: int, rows: int | None) -> Said:
     """Write the embedded sample corpus."""
     from curate.sample import write_sample
 
+    if raw.is_file():
+        raise UsageError(f"{raw} is a file", hint="name a new folder")
     if raw.exists() and any(raw.iterdir()):
         raise UsageError(f"{raw} is not empty", hint="name a new folder")
     truth = write_sample(raw, seed=seed, rows=rows)

@@ -126,7 +126,7 @@ def _finish(
         "recipe": work.recipe,
         "recipe_name": work.recipe_name,
         "decontamination": "OFF",
-        "near_duplicates": "OFF",
+        "near_duplicates": config["minhash"] if "minhash" in config["stages"] else "OFF",
         "restored": config["restore"],
         "versions": account.versions(),
         "units": [{"unit": job.unit.name, "file": job.unit.file, "source": job.unit.source} for job in jobs],

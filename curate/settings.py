@@ -7,9 +7,11 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from curate.sources import ReadSettings, SourceSettings
+from curate.stages.minhash_settings import MinhashSettings
 from curate.stages.settings import ExactSettings, LengthSettings, QualitySettings, SelectSettings
 
-STAGES: Final = ("select", "length", "quality", "exact")
+STAGES: Final = ("select", "length", "quality", "exact", "minhash")
+DEFAULT: Final = STAGES[:-1]  # minhash is asked for: its sketches hold the texts, about as large as the records
 
 
 class Exemption(BaseModel):
@@ -27,12 +29,13 @@ class CurateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stages: tuple[str, ...] = STAGES
+    stages: tuple[str, ...] = DEFAULT
     read: ReadSettings = Field(default_factory=ReadSettings)
     select: SelectSettings = Field(default_factory=SelectSettings)
     length: LengthSettings = Field(default_factory=LengthSettings)
     quality: QualitySettings = Field(default_factory=QualitySettings)
     exact: ExactSettings = Field(default_factory=ExactSettings)
+    minhash: MinhashSettings = Field(default_factory=MinhashSettings)
     priority: dict[str, int] = Field(default_factory=dict, description="source -> rank; the higher one survives")
     restore: tuple[Exemption, ...] = ()
     allow_wipeout: bool = False

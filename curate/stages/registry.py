@@ -69,6 +69,10 @@ def sketchers(config: CurateConfig) -> dict[str, Reducer]:
         made["select"] = exempting_sketch(ScoreStage(config.select.score), config.restore)
     if "exact" in config.stages:
         made["exact"] = exempting_sketch(ExactStage(config.exact), config.restore)
+    if "minhash" in config.stages:
+        from curate.stages.minhash import MinhashStage
+
+        made["minhash"] = exempting_sketch(MinhashStage(config.minhash), config.restore)
     return made
 
 
