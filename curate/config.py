@@ -106,9 +106,10 @@ def load_recipe(name: str | None) -> tuple[str, dict[str, Any]]:
         raise UsageError(f"{path}: a recipe is a mapping of sections", hint=f"sections: {', '.join(SECTIONS)}")
     for key in data:
         if key not in SECTIONS + META:
-            raise UsageError(f"{path}: unknown section {key!r}{_nearest(str(key), SECTIONS + META)}")
+            near = _nearest(str(key), SECTIONS + META)
+            raise UsageError(f"{path}: unknown section {key!r}{near}", hint=f"sections: {', '.join(SECTIONS)}")
         if key in SECTIONS and not isinstance(data[key] or {}, dict):
-            raise UsageError(f"{path}: section {key!r} must be a mapping")
+            raise UsageError(f"{path}: section {key!r} must be a mapping", hint=f"write {key}: and keys below it")
     return data.get("name") or path.stem, {key: value or {} for key, value in data.items()}
 
 
@@ -126,8 +127,10 @@ def parse_sets(sets: Iterable[str], section: str) -> dict[str, Any]:
         for part in parts[:-1]:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
-                raise UsageError(f"--set {item}: {part} was already set to a value")
+                raise UsageError(f"--set {item}: {part} was already set to a value", hint="leave one of the two out")
         place[parts[-1]] = load_yaml(value, f"--set {key}")
+        if len(parts) == 1 and not isinstance(place[parts[0]], dict):
+            raise UsageError(f"--set {item}: {key} is a section", hint=f"set one key of it: --set {key}.KEY=VALUE")
     return out
 
 
@@ -175,9 +178,10 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         path = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             near = _nearest(str(first["loc"][-1]), _known(model, first["loc"][:-1]))
-            raise UsageError(f"{where}.{path}: unknown key{near}") from error
+            known = ", ".join(_known(model, first["loc"][:-1]))
+            raise UsageError(f"{where}.{path}: unknown key{near}", hint=f"known here: {known}") from error
         raise UsageError(
-            f"{where}.{path}: {first['msg']} (got {_show(first.get('input'))})",
+            f"{where}{'.' if path else ''}{path}: {first['msg']} (got {_show(first.get('input'))})",
             hint="see every setting and its origin with --print-config",
         ) from error
 

@@ -239,9 +239,10 @@ class Store:
         try:
             manifest: dict[str, Any] = json.loads(path.read_bytes())
             claimed = manifest.pop("digest")
-        except (ValueError, KeyError, AttributeError) as error:
+            altered = digest_of(manifest) != claimed
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DataError(f"{path}: not a manifest ({error})", hint="rebuild the folder") from error
-        if digest_of(manifest) != claimed:
+        if altered:
             raise DataError(f"{path}: the manifest was altered", hint="rebuild the folder, or restore it from a copy")
         if manifest.get("kind") != self.kind:
             found = manifest.get("kind")
@@ -268,6 +269,7 @@ class Store:
     @contextmanager
     def locked(self, command: str) -> Iterator[None]:
         """Hold the folder's lock; the second holder gets `LockHeld` with the first one's name."""
+        fresh = not self.root.exists()
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.path(LOCK)
         me = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "boot": _started(os.getpid())}
@@ -297,6 +299,8 @@ class Store:
             yield
         finally:
             path.unlink(missing_ok=True)
+            if fresh and not any(self.root.iterdir()):  # a mistake found under the lock leaves nothing behind
+                self.root.rmdir()
 
     def holder(self) -> dict[str, Any] | None:
         """Who holds the lock now; None when nobody alive does."""
@@ -308,9 +312,12 @@ class Store:
             holder: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError):
             return None
-        if holder["host"] != socket.gethostname():
-            return holder
-        return holder if _started(holder["pid"]) == holder["boot"] and holder["boot"] else None
+        try:
+            if holder["host"] != socket.gethostname():
+                return holder
+            return holder if _started(holder["pid"]) == holder["boot"] and holder["boot"] else None
+        except (KeyError, TypeError):  # not a lock of ours
+            return None
 
 
 def _started(pid: int) -> str:
