@@ -43,10 +43,10 @@ EXACT = """
 import sys, time
 import pyarrow as pa, pyarrow.parquet as pq
 from curate.record import SCHEMA
-from curate.stages.exact import Exact, resolve
+from curate.stages.exact import ExactStage, resolve
 from curate.stages.settings import ExactSettings
 table = pq.read_table(sys.argv[2])
-stage = Exact(ExactSettings())
+stage = ExactStage(ExactSettings())
 stage.sketch(table.slice(0, 100))
 began = time.perf_counter()
 sketch = stage.sketch(table)
