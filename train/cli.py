@@ -126,13 +126,13 @@ def eval_command(
     count: Annotated[int | None, typer.Option("--n", metavar="N", help="Only the first N items.", min=1)] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer.", min=1)] = 256,
     out: Annotated[
-        Path | None, typer.Option("--responses", metavar="FILE", help="Every answer; eval/<task>/ of MODEL by default.")
+        Path | None, typer.Option("--responses", metavar="FILE", help="Every answer; evaluations/ of MODEL by default.")
     ] = None,
     device: Device = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Answer a task greedily: exact match with its 95 % interval, and every response in responses.jsonl."""
+    """Answer a task greedily: exact match with its 95 % interval, every response kept, a run's card brought up to date."""
     from train import commands
 
     console = Console(as_json=as_json, quiet=quiet)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shards_fixture import write_shards
@@ -29,6 +30,7 @@ CONFIG = TrainConfig(
 )
 FLAGS = ["--max-steps", "12", "--batch", "4", "--micro-batch", "2", "--save-steps", "3", "--eval-steps", "6"]
 SIZE = ["tiny.layers=1", "tiny.hidden=16", "tiny.heads=2", "keep=9", "smoke_tokens=4"]
+BEFORE_AFTER = [("before", 0.0), ("after", 0.5)]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -135,7 +137,7 @@ def test_every_row_of_an_epoch_counts_once(tmp_path, shards, whole):
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path, shards, whole):
-    """Gradients of 2 x 2 rows equal 1 x 4, with unequal trained-token counts and a last step of fewer rows."""
+    """Gradients and losses of 2 x 2 rows equal 1 x 4, with unequal trained-token counts."""
     run = tmp_path / "run"
     done = subprocess.run(command(shards, run, "--num-processes", "2"), env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -143,6 +145,11 @@ def test_two_processes_take_the_steps_of_one(tmp_path, shards, whole):
     for ours, theirs in zip(lines(run), lines(whole), strict=True):
         key = "loss" if "loss" in ours else "eval_loss"
         assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
+    shared, alone = (load_file(folder / "checkpoints/step-00000003/state.safetensors") for folder in (run, whole))
+    assert set(shared) == set(alone) and any(name.startswith("exp_avg/") for name in alone)
+    for name, value in alone.items():
+        if name.startswith("exp_avg/"):  # Adam's mean of the first three steps' gradients
+            assert (shared[name] - value).norm() <= 1e-5 * value.norm(), name
 
 
 def test_a_rerun_of_a_complete_run_changes_nothing_and_a_changed_one_is_refused(shards, whole):
@@ -267,9 +274,11 @@ def test_check_and_eval_and_dry_run_answer_as_json(tmp_path, shards, whole, monk
     task = tmp_path / "task.jsonl"
     task.write_text("".join(json.dumps({"prompt": f"{n} plus 1", "answer": n + 1}) + "\n" for n in range(5)))
     words = ["--max-new-tokens", "5", "--responses", str(tmp_path / "r.jsonl")]
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
     calls = {
         "check": ["check", str(shards)],
-        "eval": ["eval", str(whole), "--task", str(task), "--n", "4", *words],
+        "eval": ["eval", str(run / "final"), "--task", str(task), "--n", "4", *words],
         "plan": ["run", str(shards), str(tmp_path / "none"), "--dry-run"],
     }
     found = {}
@@ -279,6 +288,26 @@ def test_check_and_eval_and_dry_run_answer_as_json(tmp_path, shards, whole, monk
     assert found["check"]["passed"] and found["eval"]["total"] == 4 and found["plan"]["steps"] >= 1
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 4
     assert not (tmp_path / "none").exists()
+    (row,) = Store(run, "run").manifest()["evaluation"]
+    assert row["task"] == "task" and row["model"] == "after" and row["items"] == 4
+    assert Store(run, "run").verify() == [] and "Before and after" in (run / "README.md").read_text()
+
+
+def test_scores_join_the_card_and_never_hide_a_changed_file(tmp_path, whole):
+    from train.recording import record_evaluation
+
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    record_evaluation(run, [{"task": "sums", "model": name, "exact match": share} for name, share in BEFORE_AFTER])
+    manifest = record_evaluation(run, [{"task": "sums", "model": "after", "exact match": 0.75, "items": 4}])
+    assert [(row["model"], row["exact match"], row["items"]) for row in manifest["evaluation"]] == [
+        ("before", 0.0, None),
+        ("after", 0.75, 4),
+    ]
+    assert manifest["config"] == Store(whole, "run").manifest()["config"] and Store(run, "run").verify() == []
+    (run / "final" / "config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"final/config\.json"):
+        record_evaluation(run, [])
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, shards, whole):

@@ -2,7 +2,6 @@
 
 import pytest
 
-
 from curate.foundation.errors import DataError, UsageError
 from train.evaluate import extract, generate, read_items, wilson
 
