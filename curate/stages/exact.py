@@ -12,7 +12,6 @@ of one partition in memory and, on disk, reads each sketch twice a partition; on
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from curate.foundation.store import canonical
 from curate.stages.settings import ExactSettings
-from curate.stages.text import ASSISTANT, USER, Messages, buffers, joined, nfc, unfold
+from curate.stages.text import ASSISTANT, USER, Messages, buffers, joined, nfc, unfold, whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -69,9 +68,7 @@ class ExactStage:
     def sketch(self, table: pa.Table, start: int = 0) -> pa.Table:
         """One row a record under SKETCH_SCHEMA; `position` counts from `start`."""
         messages = unfold(table)
-        origin = table.column("origin").combine_chunks()
-        if isinstance(origin, pa.ChunkedArray):
-            origin = pa.array([], origin.type)
+        origin = whole(table.column("origin"))
         spoken = messages.per_row(messages.content.chars, messages.roles == ASSISTANT)
         columns = {
             "key": digests(table, self.settings.key, messages),
@@ -188,8 +185,8 @@ def _first(messages: Messages, where: NDArray[np.bool_]) -> NDArray[np.int64]:
 def digests(table: pa.Table, key: str, messages: Messages | None = None) -> Any:
     """The 128-bit key digests of a batch as a binary(16) array, null where a key holds no text."""
     out, at, filled = normalised(table, key, messages)
-    view, digest, ends = memoryview(out), xxhash.xxh3_128_digest, at.tolist()
-    packed = b"".join([digest(view[start:stop]) for start, stop in pairwise(ends)])
+    ends = at.tolist()  # a loop in C: the interpreter would take as long as the hash
+    packed = b"".join(map(xxhash.xxh3_128_digest, map(memoryview(out).__getitem__, map(slice, ends, ends[1:]))))
     valid = pa.array(filled).buffers()[1] if len(filled) else None
     return pa.Array.from_buffers(pa.binary(16), len(filled), [valid, pa.py_buffer(packed)])
 

@@ -88,9 +88,7 @@ def unfold(table: pa.Table) -> Messages:
     """The messages of a table under `record.SCHEMA`; the same object for the same table (tables do not change)."""
     if _Latest.table is not None and _Latest.table() is table and _Latest.messages is not None:
         return _Latest.messages
-    column = table.column("messages").combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # an empty column stays chunked in some releases
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    column = whole(table.column("messages"))
     offsets = np.asarray(column.offsets.to_numpy(zero_copy_only=False)).astype(np.int64)
     if len(column) == 0:
         offsets = np.zeros(1, np.int64)
@@ -102,11 +100,16 @@ def unfold(table: pa.Table) -> Messages:
     return messages
 
 
+def whole(column: Any) -> Any:
+    """A chunked column as one array: a view where there is one chunk (`combine_chunks` copies even then)."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
 def joined(column: Any) -> Any:
-    """A chunked string column as one large_string array."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_string())
+    """A string column, chunked or not, as one large_string array."""
+    array = whole(column) if isinstance(column, pa.ChunkedArray) else column
     return array.cast(pa.large_string()) if array.type != pa.large_string() else array
 
 
