@@ -1,6 +1,7 @@
 """What the manifest counts: characters, lengths, turns, roles, examples. Sums of sums, so any grouping gives the same.
 
-Cost: one vectorised pass over the message offsets of a batch; texts are only measured, never copied.
+Cost: one vectorised pass over the message offsets of a batch; texts are only measured, never copied, and not again
+where a stage has just measured them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.foundation.console import printable, redact
+from curate.record import ROLES
 
 Ints = NDArray[np.int64]
 
@@ -23,17 +25,12 @@ EDGES: Final = [0, 1, *(2**power for power in range(3, 25))]
 SNIPPET: Final = 280
 
 
-def per_message(table: pa.Table) -> tuple[Ints, Ints, pa.StructArray]:
-    """Message offsets (n+1), characters a message (content only, null = 0) and the flat message array of a batch."""
-    column = table.column("messages").combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # pragma: no cover - pyarrow returns chunked arrays for zero chunks
-        column = (
-            pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], table.schema.field("messages").type)
-        )
-    offsets = column.offsets.to_numpy().astype(np.int64)
-    flat = column.values.slice(offsets[0], offsets[-1] - offsets[0])
-    lengths = pc.fill_null(pc.utf8_length(flat.field("content")), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return offsets - offsets[0], lengths, flat
+def per_message(table: pa.Table) -> tuple[Ints, Ints, NDArray[np.uint8]]:
+    """Message offsets (n+1), characters a message (content only, null = 0) and role codes of a batch."""
+    from curate.stages.text import unfold
+
+    messages = unfold(table)
+    return messages.starts, messages.content.chars, messages.roles
 
 
 def sum_by_record(offsets: Ints, values: Ints) -> Ints:
@@ -53,9 +50,8 @@ def measure(table: pa.Table) -> dict[str, Any]:
     """Counts by source for a batch: records, characters by role, turns, roles and length histograms."""
     if table.num_rows == 0:
         return {}
-    offsets, lengths, flat = per_message(table)
-    roles = flat.field("role")
-    by_role = {role: _bools(pc.equal(roles, role)) for role in ("system", "user", "assistant", "tool")}
+    offsets, lengths, roles = per_message(table)
+    by_role = {role: roles == code for code, role in enumerate(ROLES)}
     total = sum_by_record(offsets, lengths)
     user = sum_by_record(offsets, lengths * by_role["user"])
     assistant = sum_by_record(offsets, lengths * by_role["assistant"])
@@ -138,6 +134,16 @@ def by_source(sources: Iterable[str], amounts: Iterable[int] | None = None) -> d
         for name, amount in zip(sources, amounts, strict=True):
             out[name] += amount
     return dict(out)
+
+
+def spread(sources: pa.ChunkedArray, amounts: Ints | None = None) -> dict[str, int]:
+    """As `by_source`, over a column and an array."""
+    if len(sources) == 0:
+        return {}
+    encoded = sources.combine_chunks().dictionary_encode()
+    codes = encoded.indices.to_numpy()
+    amounts = np.ones(len(codes), np.int64) if amounts is None else amounts
+    return {name: int(amounts[codes == code].sum()) for code, name in enumerate(encoded.dictionary.to_pylist())}
 
 
 def _bools(array: Any) -> NDArray[np.bool_]:

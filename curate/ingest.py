@@ -120,9 +120,9 @@ def _count_input(counts: dict[str, Any], batch: Batch) -> None:
     facts.add(counts["notes"], batch.notes)
     facts.add(counts["quarantine"], Counter(item.reason.split(":")[0] for item in batch.quarantined))
     if batch.table.num_rows:
-        sources = batch.table.column("source").to_pylist()
-        facts.add(counts["records"], facts.by_source(sources))
-        facts.add(counts["characters"], facts.by_source(sources, facts.characters(batch.table).tolist()))
+        sources = batch.table.column("source")
+        facts.add(counts["records"], facts.spread(sources))
+        facts.add(counts["characters"], facts.spread(sources, facts.characters(batch.table)))
 
 
 def _distinct_rows(table: pa.Table, last: tuple[str, int] | None) -> tuple[int, tuple[str, int] | None]:
