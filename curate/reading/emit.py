@@ -26,7 +26,8 @@ _PARTS: Final = (
 )
 _BLOB: Final = np.frombuffer(b"".join(_PARTS), np.uint8)
 _AT: Final = np.cumsum([0, *map(len, _PARTS)])
-_TAIL, _OPEN, _CLOSE = 4, 5, 6
+_TAIL, _OPEN, _CLOSE = np.int64(4), np.int64(5), np.int64(6)  # typed, or each value compiles anew
+_LINE, _YES, _NO = np.int64(10), np.bool_(True), np.bool_(False)
 OVERHEAD: Final = max(map(len, _HEADS)) + len(_PARTS[_TAIL]) + 8  # canonical bytes a message has beside its text
 FRAME: Final = len(_PARTS[_OPEN]) + len(_PARTS[_CLOSE])
 _DIGITS: Final = np.frombuffer(b"0123456789abcdef", np.uint8)
@@ -106,23 +107,29 @@ def _text(data: Bytes, marks: Ints, start: int, stop: int, mark: int, out: Bytes
 
 
 @compiled
-def _said(data: Bytes, marks: Ints, field: Ints, out: Bytes, to: int, canonical: bool) -> int:
-    return _text(data, marks, field[START], field[STOP], field[MARK], out, to, canonical)
+def _texts(data: Bytes, marks: Ints, parts: Ints, count: int, out: Bytes, to: int, canonical: bool) -> int:
+    """Texts (start, stop, mark) with a blank line between."""
+    for part in range(count):
+        for _ in range(2 if part else 0):
+            to = _escaped(_LINE, out, to) if canonical else _point(_LINE, out, to)
+        to = _text(data, marks, parts[part, 0], parts[part, 1], parts[part, 2], out, to, canonical)
+    return to
 
 
 @compiled
-def _pair(
-    data: Bytes, marks: Ints, fields: Ints, first: int, plan: Ints, out: Bytes, to: int, canonical: bool, side: int
-) -> int:
-    """The text of the user (side 0) or of the answer (side 1) of a row of columns."""
-    if side == 1:
-        return _said(data, marks, fields[first + plan[ANSWER]], out, to, canonical)
-    to = _said(data, marks, fields[first + plan[USER]], out, to, canonical)
-    if plan[INPUT] >= 0 and fields[first + plan[INPUT], STOP] > fields[first + plan[INPUT], START]:
-        for _ in range(2):
-            to = _escaped(10, out, to) if canonical else _point(10, out, to)
-        to = _said(data, marks, fields[first + plan[INPUT]], out, to, canonical)
-    return to
+def _parts(fields: Ints, turns: Ints, first: int, plan: Ints, turn: int, out: Ints) -> tuple[int, int]:
+    """The role of a message, and the number of its texts, written to `out`."""
+    if plan[LIST] >= 0:
+        out[0, 0], out[0, 1], out[0, 2] = turns[turn, T_START], turns[turn, T_STOP], turns[turn, T_MARK]
+        return turns[turn, ROLE], 1
+    field, count = first + plan[ANSWER if turn else USER], 1
+    for part in range(2):
+        out[part, 0], out[part, 1], out[part, 2] = fields[field, START], fields[field, STOP], fields[field, MARK]
+        if turn or plan[INPUT] < 0:
+            break
+        field = first + plan[INPUT]
+        count = 1 + (fields[field, STOP] > fields[field, START])
+    return 1 + turn, count
 
 
 @compiled
@@ -135,7 +142,7 @@ def _extra(
         field = fields[first + rest[item, 0]]
         if field[KIND] == TEXT:
             out[to] = 34
-            to = _said(data, marks, field, out, to + 1, True)
+            to = _text(data, marks, field[START], field[STOP], field[MARK], out, to + 1, _YES)
             out[to] = 34
             to += 1
         elif field[STOP] == field[START]:
@@ -169,7 +176,8 @@ def emit(
     """
     messages, texts, canon, extras = ends
     said, hashed, left = outs
-    held, to, at, extra = 0, 0, 0, 0
+    held = to = at = extra = np.int64(0)
+    parts = np.empty((2, 3), np.int64)
     for row in range(len(firsts)):
         first, plan = firsts[row], plans[chosen[row]]
         start, stop = 0, 2
@@ -180,17 +188,11 @@ def emit(
             if turn > start:
                 hashed[at] = 44
                 at += 1
-            role = turns[turn, ROLE] if plan[LIST] >= 0 else 1 + turn
+            role, count = _parts(fields, turns, first, plan, turn, parts)
             at = _part(role, hashed, at)
             hashed[at] = 34
-            at += 1
-            if plan[LIST] >= 0:
-                low, high, mark = turns[turn, T_START], turns[turn, T_STOP], turns[turn, T_MARK]
-                to = _text(data, marks, low, high, mark, said, to, False)
-                at = _text(data, marks, low, high, mark, hashed, at, True)
-            else:
-                to = _pair(data, marks, fields, first, plan, said, to, False, turn)
-                at = _pair(data, marks, fields, first, plan, hashed, at, True, turn)
+            to = _texts(data, marks, parts, count, said, to, _NO)
+            at = _texts(data, marks, parts, count, hashed, at + 1, _YES)
             hashed[at] = 34
             at = _part(_TAIL, hashed, at + 1)
             roles[held] = role

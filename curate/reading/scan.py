@@ -26,6 +26,7 @@ KEY, KEY_END, KIND, START, STOP, MARK = 0, 1, 2, 3, 4, 5  # columns of a field; 
 ROLE, T_START, T_STOP, T_MARK = 0, 1, 2, 3  # columns of a turn
 MAX_LAYOUTS: Final = 256
 _PIECE: Final = 4096
+_NONE: Final = np.int64(0)  # a plain 0 is a type of its own to the compiler, and every kernel called compiles twice
 _WHERE: Final = np.uint64(sum((7 - byte) << 8 * byte for byte in range(8)))  # times 1 << 8k: k in the top byte
 
 # The words of turns: keys at 0-3, our roles at 4-7, the names of ShareGPT at 8-12 and the roles they mean.
@@ -351,7 +352,7 @@ def scan(data: Bytes, marks: Ints, starts: Ints, stops: Ints) -> tuple[Ints, Int
     fields = np.empty((len(marks) // 2 + 1, 6), np.int64)
     turns = np.empty((len(marks) // 8 + 1, 4), np.int64)
     known = np.empty((MAX_LAYOUTS, 2), np.int64)
-    held, count, number, mark, recent = 0, 0, 0, 0, 0
+    held = count = number = mark = recent = _NONE
     for row in range(rows):
         mark = _seek(marks, mark, starts[row])
         end, turned = _row(data, marks, starts[row], mark, stops[row], fields, turns, held, count)
