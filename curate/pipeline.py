@@ -22,6 +22,7 @@ from curate.reading import Unit
 from curate.settings import CurateConfig
 from curate.stages.registry import resolve_all
 
+WORK = ".work"  # intermediates; a run that was killed before its first marker leaves nothing else
 CARD_FILES = ("README.md", "card.json", "card.yaml")
 
 
@@ -50,7 +51,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file", hint="name another folder")
-    ours = (out / MANIFEST).is_file() or (out / UNITS).is_dir()
+    ours = (out / MANIFEST).is_file() or (out / UNITS).is_dir() or (out / WORK).is_dir()
     rest = [path for path in out.iterdir() if path.name not in CARD_FILES and not path.name.startswith(".lock")]
     if rest and not ours:
         raise UsageError(

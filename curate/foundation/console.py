@@ -6,6 +6,7 @@ and `warn`. `run` is the only place where an exception becomes an exit code.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -60,10 +61,14 @@ class Console:
 
     def result(self, data: Any, text: str) -> None:
         """Print the command's result to stdout: `data` as JSON, or `text` for people."""
-        if self.as_json:
-            print(json.dumps(data, ensure_ascii=False, indent=2, sort_keys=True), flush=True)
-        elif text:
-            print(text, flush=True)
+        try:
+            if self.as_json:
+                plain = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
+                print(json.dumps(data, ensure_ascii=plain, indent=2, sort_keys=True), flush=True)
+            elif text:
+                print(text, flush=True)
+        except BrokenPipeError:  # the reader (head, less) has seen enough
+            _hush()
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str = "units") -> Iterator[Callable[[int], None]]:
@@ -100,6 +105,7 @@ def _oserror(error: OSError) -> GristmillError:
     where = f"{error.filename}: " if error.filename else ""
     hints = {
         errno.ENOSPC: "free some space, then run the same command again: finished units are kept",
+        errno.EFBIG: "raise the limit on file sizes (ulimit -f), then run the same command again",
         errno.EACCES: "check the permissions of that path",
         errno.EPERM: "check the permissions of that path",
         errno.EROFS: "the file system is read-only; choose another folder",
@@ -108,8 +114,14 @@ def _oserror(error: OSError) -> GristmillError:
     return MachineError(f"{where}{reason}", hint=hints.get(error.errno or 0, "check the path and run again"))
 
 
+def _hush() -> None:
+    """Leave quietly: nobody reads stdout any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
 def _stop(signum: int, _frame: object) -> None:
-    error = Interrupted("stopped by a signal", hint=_AGAIN)
+    error = Interrupted("interrupted" if signum == signal.SIGINT else "stopped by a signal", hint=_AGAIN)
     error.exit_code = 128 + signum
     raise error
 
@@ -117,18 +129,20 @@ def _stop(signum: int, _frame: object) -> None:
 def run(app: Callable[..., Any]) -> None:
     """Run a command-line app; the one place where an exception becomes a message and an exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored: we run in the background
+        signal.signal(signal.SIGINT, _stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot write is shown escaped
+            stream.reconfigure(errors="backslashreplace")
     debug = bool(os.environ.get("GRISTMILL_DEBUG"))
     try:
         app()
     except GristmillError as error:
         _report(error, debug)
     except KeyboardInterrupt:
-        _report(
-            Interrupted("interrupted", hint="run the same command again to go on from the last finished unit"), debug
-        )
+        _report(Interrupted("interrupted", hint=_AGAIN), debug)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _hush()
     except OSError as error:
         _report(_oserror(error), debug)
 

@@ -91,8 +91,10 @@ def replacing(target: Path, *, durable: bool = True) -> Iterator[Path]:
         temp.replace(target)
         if durable:
             sync_folder(target.parent)
-    except BaseException:
+    except BaseException as error:
         temp.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(target)) from error  # a failed write does not say where
         raise
 
 
