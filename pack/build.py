@@ -70,8 +70,10 @@ def open_records(out: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_target(shards: Path) -> None:
-    """Refuse a folder that holds something else."""
+def check_target(shards: Path, out: Path) -> None:
+    """Refuse a folder that holds something else, and one inside the records: a rerun of curate would sweep it away."""
+    if out.resolve() in shards.resolve().parents:
+        raise UsageError(f"{shards} lies inside {out}", hint="give the shards a folder of their own")
     if not shards.exists():
         return
     if not shards.is_dir():
@@ -116,7 +118,7 @@ def units_of(job: Build, identity: str) -> list[Unit]:
 
 def build(job: Build, executor: Executor, console: Console, *, overwrite: bool = False) -> dict[str, Any]:
     """Bring `job.shards` to completion under its lock and return the manifest; safe to kill and rerun at any point."""
-    check_target(job.shards)
+    check_target(job.shards, job.out)
     store = Store(job.shards, "shards")
     render = renderer(job.settings)
     rendering = render.facts()

@@ -9,12 +9,14 @@ from typing import Any
 
 from curate.config import Resolved, resolve
 from curate.foundation.console import Console
+from curate.foundation.executor import Executor
 from curate.foundation.executor import executor as choose
-from pack.build import Build, build, open_records
+from pack.build import Build, build, check_target, open_records
 from pack.config import PackConfig
 
 Said = tuple[Any, str]
 PROBE = 400  # records measured by --dry-run
+SMALL = 2 << 20  # bytes of compressed records that one process encodes in the time that workers take to start
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,13 @@ class Spread:
     executor: str
     overwrite: bool
     cards: Path | None
+
+    def over(self, records: Mapping[str, Any]) -> Executor:
+        """The executor for a folder; a small one is not worth starting workers for, unless they were asked for."""
+        size = sum(entry["bytes"] for name, entry in records["files"].items() if name.startswith("records/"))
+        if self.executor == "auto" and not self.workers and size < SMALL:
+            return choose("inline")
+        return choose(self.executor, self.workers)
 
 
 def settings(
@@ -58,7 +67,7 @@ def build_shards(
     resolved, records = found
     console.say(headline(resolved.config))
     job = Build(out, shards, records, resolved)
-    manifest = build(job, choose(spread.executor, spread.workers), console, overwrite=spread.overwrite)
+    manifest = build(job, spread.over(records), console, overwrite=spread.overwrite)
     if spread.cards is not None:
         from curate.cards.render import write_card
 
@@ -89,6 +98,7 @@ def plan_build(out: Path, shards: Path, found: tuple[Resolved[PackConfig], dict[
     resolved, records = found
     job = Build(out, shards, records, resolved)
     units = units_of(job, "")
+    check_target(shards, out)
     rows: dict[str, int] = {}
     for unit in units:
         rows[unit.file] = rows.get(unit.file, 0) + unit.last - unit.first

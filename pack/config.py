@@ -13,7 +13,7 @@ class PackConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ctx: int = Field(4096, ge=2, le=1 << 24)
-    tokenizer: str | None = None
+    tokenizer: str | None = Field(None, min_length=1)
     template: str | None = None
     prompt_format: str | None = None
     loss_on: Literal["assistant", "last", "all", "completion"] = "assistant"
