@@ -123,6 +123,9 @@ def parse_sets(sets: Iterable[str], section: str) -> dict[str, Any]:
             raise UsageError(f"--set {item}: must be KEY=VALUE", hint="for example --set length.max_chars=4096")
         if parts[0] not in SECTIONS:
             parts = [section, *parts]
+        if SECTIONS.index(parts[0]) < SECTIONS.index(section) and (parts[0], section) != ("sources", "curate"):
+            hint = f"set it where {parts[0]} runs, then run this again"
+            raise UsageError(f"--set {item}: the section {parts[0]} was decided before {section}", hint=hint)
         place = out
         for part in parts[:-1]:
             place = place.setdefault(part, {})

@@ -144,7 +144,7 @@ def hub_files(name: str, address: str, split: str) -> list[Path]:
     dataset, _, revision = address.removeprefix("hf://").partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset):
         raise UsageError(f"{address}: not a hub address", hint="write hf://owner/name@revision")
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON") or not _reachable()
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON") or not reachable()
     if offline:
         if not _cached(dataset):
             raise Offline(
@@ -164,7 +164,8 @@ def hub_files(name: str, address: str, split: str) -> list[Path]:
     return [Path(entry["filename"]) for entry in found.cache_files]
 
 
-def _reachable() -> bool:
+def reachable() -> bool:
+    """Whether the hub answers, or a proxy stands between; within a second."""
     address = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         socket.create_connection(

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.foundation.errors import Offline, UsageError
+from curate.sources import reachable
 
 
 def load(name: str) -> Any:
@@ -24,7 +25,9 @@ def load(name: str) -> Any:
     try:
         from huggingface_hub import hf_hub_download
 
-        return Tokenizer.from_file(hf_hub_download(name, "tokenizer.json", etag_timeout=1))
+        # Without a network the hub's client would retry for half a minute.
+        local = not reachable()
+        return Tokenizer.from_file(hf_hub_download(name, "tokenizer.json", etag_timeout=1, local_files_only=local))
     except Exception as error:  # the hub raises a different type for each way of being away
         raise Offline(
             f"--tokenizer {name}: not cached here, and the hub did not answer ({type(error).__name__})",
