@@ -105,10 +105,14 @@ def _record_batches(path: Path) -> list[pa.RecordBatch]:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         if reader.schema.remove_metadata() != SCHEMA:
-            raise DataError(f"{path}: not the columns of a packed shard", hint="build it again: pack build OUT SHARDS")
+            raise DataError(
+                f"{path}: not the columns of a packed shard", hint="build it again: pack build OUT SHARDS --overwrite"
+            )
         return [reader.get_batch(number) for number in range(reader.num_record_batches)]
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable shard", hint="build it again: pack build OUT SHARDS") from error
+        raise DataError(
+            f"{path}: not a readable shard", hint="build it again: pack build OUT SHARDS --overwrite"
+        ) from error
 
 
 def _views(batch: pa.RecordBatch, ctx: int, path: Path) -> dict[str, Any]:
@@ -119,7 +123,9 @@ def _views(batch: pa.RecordBatch, ctx: int, path: Path) -> dict[str, Any]:
     for name in ("input_ids", "labels", "position_ids"):
         values = flat(name)
         if len(values) != batch.num_rows * ctx:
-            raise DataError(f"{path}: rows of {name} are not {ctx} long", hint="build it again: pack build OUT SHARDS")
+            raise DataError(
+                f"{path}: rows of {name} are not {ctx} long", hint="build it again: pack build OUT SHARDS --overwrite"
+            )
         views[name] = values.reshape(batch.num_rows, ctx)
     offsets = batch.column("seq_lengths").offsets.to_numpy()
     views |= {"seq_lengths": flat("seq_lengths"), "bounds": offsets - offsets[0], "segments": batch.column("segments")}
@@ -140,10 +146,12 @@ class Shards:
         self.train = Split(packed.parts("train"), self.ctx)
         self.eval = Split(packed.parts("eval"), self.ctx)
         if not len(self.train):
-            raise DataError(f"{root}: the train split has no rows", hint="pack more data: pack build OUT " + str(root))
+            raise DataError(
+                f"{root}: the train split has no rows", hint=f"pack more data: pack build OUT {root} --overwrite"
+            )
         if not self.train.trained:
             raise DataError(
-                f"{root}: no token is trained in any row", hint="see what is masked: pack show " + str(root)
+                f"{root}: no token is trained in any row", hint=f"see what is masked: pack show {root} --row 0"
             )
         self.sources = sorted(self.manifest.get("sources") or {})
 

@@ -144,7 +144,8 @@ class Trainer:
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise DataError(
                 f"step {self.progress.step + 1:,}: the {what} is not a number; segments of that batch: {ids}{more}",
-                hint="look at one: pack explain ID; a lower --lr may help; the last checkpoint is kept",
+                hint=f"look at one: pack show {self.shards.root} --id {bad[0]}; a lower --lr may help;"
+                " the last checkpoint is kept",
             )
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * scale(self.progress.step, self.plan.steps, self.config.warmup)

@@ -134,7 +134,7 @@ def refuse_unfit(config: Any, ctx: int, name: str) -> None:
     if limit and ctx > limit:
         raise UsageError(
             f"--model {name}: the rows hold {ctx:,} tokens, the model has {limit:,} positions",
-            hint=f"pack shorter rows: pack build OUT SHARDS --ctx {limit}",
+            hint=f"pack shorter rows: pack build OUT SHARDS --ctx {limit} --overwrite",
         )
 
 
@@ -147,7 +147,7 @@ def check_tokenizer(name: str, config: Any, shards: Shards, options: dict[str, A
     added = set(shards.manifest.get("added_tokens") or ())
     size = int(shards.manifest["tokenizer"]["vocab_size"])
     room = int(config.get_text_config().vocab_size)
-    hint = f"pack with the model's own tokenizer: pack build OUT SHARDS --tokenizer {name}"
+    hint = f"pack with the model's own tokenizer: pack build OUT SHARDS --tokenizer {name} --overwrite"
     if size - len(added) > room:
         raise UsageError(f"--model {name}: the shards use {size:,} token ids, the model has {room:,}", hint=hint)
     theirs = _pipeline(name, options)

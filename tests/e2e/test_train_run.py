@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from shards_fixture import write_shards
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, LockHeld, MachineError, UsageError
 from curate.foundation.store import Store
+from pack.shards import ShardManifest
+from pack.show import places
 from train import checkpoint
 from train.config import TinySettings, TrainConfig
 from train.running import train
@@ -91,14 +95,31 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, shards, whole, capsys)
     assert lines(run) == lines(whole)
 
 
-def test_an_interrupt_saves_a_checkpoint_and_exits_130(tmp_path, shards):
-    run = tmp_path / "run"
+def test_an_interrupt_saves_a_checkpoint_and_exits_130(tmp_path, shards, monkeypatch, capsys):
+    from curate.foundation.console import run as run_app
+    from train.cli import app
+
+    run, done = tmp_path / "run", threading.Event()
+
+    def interrupt():
+        while not done.wait(0.01):
+            if (run / "metrics.jsonl").is_file() and len(lines(run)) > 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
     long = command(shards, run, "--max-steps", "5000", "--save-steps", "5000", "--eval-steps", "2")
-    process = subprocess.Popen(long, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until(lambda: (run / "metrics.jsonl").is_file() and len(lines(run)) > 3, process)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate()[1]
-    assert process.returncode == 130 and "a checkpoint is saved" in errors and "Traceback" not in errors
+    monkeypatch.setattr(sys, "argv", ["train", *long[4:]])
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run_app(app)
+    finally:
+        done.set()
+        thread.join()
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 130 and "a checkpoint is saved" in capsys.readouterr().err
     assert len(checkpoint.saved(run)) == 1 and not (run / ".lock").exists()
 
 
@@ -215,7 +236,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path, shards):
 
 
 def test_a_loss_that_is_no_number_names_the_segments(tmp_path, shards):
-    with pytest.raises(DataError, match=r"not a number; segments of that batch: [0-9a-f]{32}"):
+    with pytest.raises(DataError, match=r"not a number; segments of that batch: [0-9a-f]{32}") as error:
         train(
             CONFIG.model_copy(update={"lr": 1e30, "warmup": 0.0}),
             shards,
@@ -223,6 +244,8 @@ def test_a_loss_that_is_no_number_names_the_segments(tmp_path, shards):
             Console(quiet=True),
             batch_chosen=True,
         )
+    named = re.search(r"pack show (\S+) --id ([0-9a-f]{32});", error.value.hint)
+    assert named and places(ShardManifest.read(Path(named[1])), named[2])
 
 
 def test_two_runs_on_one_folder_and_foreign_folders_are_refused(tmp_path, shards):
