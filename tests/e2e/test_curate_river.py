@@ -131,8 +131,8 @@ def test_a_changed_file_redoes_only_its_own_unit(raw, tmp_path):
     curate("filter", source, target, "--workers", 1, check=0)
     changed = [path.name for path in (target / "records").iterdir() if path.stat().st_mtime_ns != before[path]]
     assert len(changed) == 1 and "pairs" in changed[0]
-    curate("filter", source, tmp_path / "fresh", "--workers", 1, check=0)
-    assert tree(target) == tree(tmp_path / "fresh")
+    curate("filter", source, tmp_path / "fresh" / "out", "--workers", 1, check=0)
+    assert tree(target) == tree(tmp_path / "fresh" / "out")
 
 
 @pytest.mark.parametrize("delay", [0.25, 0.5, 0.8, 1.2])
