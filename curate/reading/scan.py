@@ -6,7 +6,7 @@ of turns of two texts each. Anything else, and anything wrong, is refused and le
 it. A number is accepted only when the encoders write it back byte for byte: integers of at most 18 digits, decimals
 of at most 15 with no exponent, no closing zero and no value under 1e-4.
 
-The bytes must be valid UTF-8. Cost: about 1 GB/s; memory 8 bytes a mark, 48 a field, 32 a turn.
+The bytes must be valid UTF-8. Cost: 2 to 3 GB/s; memory 8 bytes a mark, 48 a field, 32 a turn.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _text(data: Bytes, marks: Ints, mark: int, stop: int) -> int:
         value = hex4(data, at + 2)
         if value < 0 or 0xDC00 <= value < 0xE000:
             return -1
-        if value >= 0xD800:
+        if 0xD800 <= value < 0xDC00:
             if at + 12 > stop or data[at + 6] != 92 or data[at + 7] != 117:
                 return -1
             if not 0xDC00 <= hex4(data, at + 8) < 0xE000:

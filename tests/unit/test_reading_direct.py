@@ -85,6 +85,11 @@ def test_every_text_in_every_spelling_is_what_json_says(left, right, how):
         assert row["content"] == content_digest(record.messages, record.tools)
 
 
+def test_half_a_pair_is_never_read_directly():
+    for text in (b"\\ue000\\udc00", b"\\ud83d", b"\\udc00", b"\\ud83d\\ue000", b"\\ud83dx", b"\\ud83d\\ud83d\\ude00"):
+        assert not directly([b'{"prompt":"%b","completion":"b"}' % text]), text
+
+
 digits = st.from_regex(
     r"-?(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?",
     fullmatch=True,
