@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -183,8 +183,10 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
             near = _nearest(str(first["loc"][-1]), _known(model, first["loc"][:-1]))
             known = ", ".join(_known(model, first["loc"][:-1]))
             raise UsageError(f"{where}.{path}: unknown key{near}", hint=f"known here: {known}") from error
+        said = re.sub("a valid (dictionary|mapping)( or instance of \\w+)?", "a mapping of keys", first["msg"])
+        said = said.replace("a valid tuple", "a list")
         raise UsageError(
-            f"{where}{'.' if path else ''}{path}: {first['msg']} (got {_show(first.get('input'))})",
+            f"{where}{'.' if path else ''}{path}: {said} (got {_show(first.get('input'))})",
             hint="see every setting and its origin with --print-config",
         ) from error
 
@@ -208,6 +210,7 @@ def _known(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         fields = getattr(current, "model_fields", {})
         current = fields[part].annotation if part in fields else current
+        current = next((kind for kind in get_args(current) if hasattr(kind, "model_fields")), current)  # Model | None
     return list(getattr(current, "model_fields", {}))
 
 
