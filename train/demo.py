@@ -100,10 +100,12 @@ def _curate(places: Places, console: Console, *, quick: bool) -> None:
 
 def _warm(config: CurateConfig, console: Console) -> None:
     """Compile the kernels here, before several workers would each do it; their cache serves every later run."""
+    from curate.reading import warm
     from curate.record import Message, Record, to_table
     from curate.stages.registry import map_stages, sketchers
 
-    console.say("compiling kernels: 6 to 10 s on a new machine, then they are cached")
+    console.say("compiling kernels: 15 to 20 s on a new machine, then they are cached")
+    warm()
     table = to_table([Record("warm", "warm", 0, [Message("user", "One\nline."), Message("assistant", "Two.")])])
     for judge in map_stages(config):
         judge.judge(table)

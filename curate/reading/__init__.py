@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from curate.reading.containers import read
+from curate.reading.decode import warm
 from curate.reading.model import Batch, Plan, Quarantined, Unit, escape, unescape
 from curate.reading.plan import plan
 from curate.reading.survey import survey
 
-__all__ = ["Batch", "Plan", "Quarantined", "Unit", "escape", "plan", "read", "survey", "unescape"]
+__all__ = ["Batch", "Plan", "Quarantined", "Unit", "escape", "plan", "read", "survey", "unescape", "warm"]

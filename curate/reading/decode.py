@@ -17,7 +17,7 @@ from curate import formats, record
 from curate.formats.draft import Refused
 from curate.formats.strict import Broken, loads
 from curate.reading import direct, fast
-from curate.reading.arrays import Block
+from curate.reading.arrays import Block, Elements
 from curate.reading.model import Batch, Quarantined, Raw, Unit, quarantine
 from curate.reading.scan import Ints
 from curate.reading.shapes import Shape, shape_of
@@ -211,3 +211,10 @@ class Decoder:
             seen[found.format] += 1
             notes.update(found.notes)
         return out, bad
+
+
+def warm() -> None:
+    """Compile the kernels of reading, once a machine, before several workers would each do it."""
+    for block in Elements(iter([b'[{"prompt": "q", "completion": "a", "n": 1}]']), 1024, 1024):
+        found = direct.Found(block.block, block.marks, block.starts, block.stops, {})
+        found.table("", "", np.arange(len(block.starts)), direct.Scratch())
