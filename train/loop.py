@@ -67,8 +67,9 @@ class Trainer:
         while self.progress.step < self.plan.steps:
             if not self._step(order, stopping):
                 self.save()
+                kept = "a checkpoint is saved" if self.progress.step else "there was nothing to save yet"
                 raise Interrupted(
-                    f"stopped at step {self.progress.step:,} of {self.plan.steps:,}; a checkpoint is saved",
+                    f"stopped at step {self.progress.step:,} of {self.plan.steps:,}; {kept}",
                     hint="run the same command again to go on from there",
                 )
             step, last = self.progress.step, self.progress.step == self.plan.steps
