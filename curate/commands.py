@@ -125,19 +125,24 @@ def formats(raw: str, config: CurateConfig, sources: dict[str, SourceSettings]) 
     return found, _survey_text(found)
 
 
-def _survey_text(found: Sequence[dict[str, Any]]) -> str:
+def _name(file: str) -> str:
+    """A file name on one line, control characters shown as such."""
     from curate.foundation.console import printable
 
+    return printable(file.replace("\n", "\\n"))
+
+
+def _survey_text(found: Sequence[dict[str, Any]]) -> str:
     lines = [f"{'rows':>10} {'bad':>7}  {'container':<12} {'file':<56} formats"]
     for entry in found:
         if reason := entry.get("skipped"):
-            lines.append(f"{'-':>10} {'-':>7}  {'skipped':<12} {printable(entry['file']):<56} {reason}")
+            lines.append(f"{'-':>10} {'-':>7}  {'skipped':<12} {_name(entry['file']):<56} {reason}")
             continue
         names = ", ".join(f"{name} {count:,}" for name, count in entry.get("formats", {}).items()) or "none"
         about = "~" if entry.get("sampled") else ""
         lines.append(
             f"{about + format(entry['rows'], ','):>10} {entry.get('quarantined', 0):>7,}  {entry['container']:<12} "
-            f"{printable(entry['file']):<56} {names}"
+            f"{_name(entry['file']):<56} {names}"
         )
     return "\n".join(lines)
 
