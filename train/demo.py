@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from curate.config import load_recipe
 from curate.foundation.console import Console
@@ -20,6 +20,9 @@ from curate.foundation.store import MANIFEST, Store
 from curate.sample import EVALS, TRUTH, truth_folder, write_sample
 from curate.settings import CurateConfig
 from train.planted import compare
+
+if TYPE_CHECKING:
+    from train.evaluate import Score
 
 RECIPE: Final = "demo"
 QUICK_ROWS: Final = 400
@@ -139,6 +142,7 @@ def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[
     from train.data import Shards
     from train.evaluate import load_model
     from train.model import build_model
+    from train.recording import record_evaluation, score_row
 
     run = places.run(seed)
     kept = run.with_name(f"{run.name}-scores.json")
@@ -146,30 +150,36 @@ def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[
     steps = {"max_steps": QUICK_STEPS, "eval_steps": QUICK_STEPS, "save_steps": QUICK_STEPS} if quick else {}
     resolved = commands.settings(places.shards, None, [], {"seed": seed, **steps})
     manifest, _ = commands.run(places.shards, run, resolved, console, overwrite=False)
-    if kept.is_file() and (scores := json.loads(kept.read_bytes()))["run"] == manifest["digest"]:
-        return dict(scores)
+    weights = manifest["files"]["final/model.safetensors"]["digest"]
+    if kept.is_file() and (known := json.loads(kept.read_bytes()))["run"] == weights:
+        return dict(known)
     console.say("5/5 exact match on held-out pairs and templates, before and after")
     logging.disable_progress_bar()
     torch.manual_seed(resolved.config.seed)
     before = build_model(resolved.config, Shards(places.shards)).eval()
     trained, own = load_model(run, "cpu")
-    scores = {
-        "run": manifest["digest"],
+    found = {
         "before": _score(before, Asker.of_shards(places.shards), places, quick=quick),
         "after": _score(trained, own, places, quick=quick),
     }
+    record_evaluation(run, [score_row(f"held-out {name}", when, found[when][name]) for name in EVALS for when in found])
+    scores: dict[str, Any] = {"run": weights}
+    for when, by_name in found.items():
+        scores[when] = {
+            name: {"correct": score.correct, "total": score.total, "accuracy": score.accuracy}
+            for name, score in by_name.items()
+        }
     Store(kept.parent, "scores").write_json(kept.name, scores)
     return scores
 
 
-def _score(model: Any, asker: Any, places: Places, *, quick: bool) -> dict[str, Any]:
+def _score(model: Any, asker: Any, places: Places, *, quick: bool) -> dict[str, Score]:
     from train.evaluate import exact_match, read_items
 
-    found = {}
+    found: dict[str, Score] = {}
     for name, file in EVALS.items():
         items = read_items(truth_folder(places.raw) / file, QUICK_ITEMS if quick else None)
-        score, _ = exact_match(model, asker, items, max_new_tokens=ANSWER_TOKENS)
-        found[name] = {"correct": score.correct, "total": score.total, "accuracy": score.accuracy}
+        found[name], _ = exact_match(model, asker, items, max_new_tokens=ANSWER_TOKENS)
     return found
 
 

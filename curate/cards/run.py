@@ -79,7 +79,7 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
         **({"language": sidecar.lists["language"]} if sidecar.lists.get("language") else {}),
         "tags": list(dict.fromkeys(["gristmill", "sft", *sidecar.lists.get("tags", [])])),
     }
-    keys = ("model", "parameters", "results", "smoke", "plan", "config", "environment", "digest")
+    keys = ("model", "parameters", "results", "evaluation", "smoke", "plan", "config", "environment", "digest")
     card.numbers = {key: manifest.get(key) for key in keys} | {"steps": steps, "fingerprint": shards.get("fingerprint")}
     return card
 
