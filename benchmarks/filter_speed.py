@@ -45,12 +45,12 @@ import pyarrow as pa, pyarrow.parquet as pq
 from curate.record import SCHEMA
 from curate.stages.exact import ExactStage, resolve
 from curate.stages.settings import ExactSettings
-table = pq.read_table(sys.argv[2])
+table = pq.read_table(sys.argv[2]).combine_chunks()
 stage = ExactStage(ExactSettings())
-stage.sketch(table.slice(0, 100))
+resolve([stage.sketch(table.slice(0, 100))], {})
 began = time.perf_counter()
-sketch = stage.sketch(table)
-verdicts = resolve([sketch], {})
+batches = [pa.Table.from_batches([batch]) for batch in table.to_batches(max_chunksize=8_192)]  # as the pipeline does
+verdicts = resolve([stage.sketch(batch) for batch in batches], {})
 print(table.num_rows - verdicts.num_rows, time.perf_counter() - began)
 """
 
