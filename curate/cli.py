@@ -72,7 +72,7 @@ def filter_command(
         return
     spread = commands.Spread(workers, executor, overwrite, cards)
     if dry_run:
-        console.result(*commands.plan(raw, resolved, sources))
+        console.result(*commands.plan(raw, out, resolved, sources, overwrite=overwrite))
         return
     console.result(*commands.filter_raw(raw, out, resolved, sources, tokenizer, spread, console))
 
@@ -186,9 +186,9 @@ def sample(
     quiet: options.Quiet = False,
 ) -> None:
     """Write the embedded sample corpus, with planted dirt and a truth file beside it."""
-    from curate import commands
+    from curate import looking
 
-    Console(as_json=as_json, quiet=quiet).result(*commands.sample(raw, seed, rows))
+    Console(as_json=as_json, quiet=quiet).result(*looking.sample(raw, seed, rows))
 
 
 @app.command()
@@ -237,9 +237,9 @@ def verify(
     quiet: options.Quiet = False,
 ) -> None:
     """Check every digest and recount the law from the data; exit 1 naming what is wrong."""
-    from curate import commands
+    from curate import looking
 
-    Console(as_json=as_json, quiet=quiet).result(*commands.verify(out, deep=not shallow))
+    Console(as_json=as_json, quiet=quiet).result(*looking.verify(out, deep=not shallow))
 
 
 @app.command()
@@ -250,25 +250,25 @@ def card(
     quiet: options.Quiet = False,
 ) -> None:
     """Render the card again from the manifest and the sidecar, and show it; no data is read."""
-    from curate import commands
+    from curate import looking
 
-    Console(as_json=as_json, quiet=quiet).result(*commands.card(folder, cards))
+    Console(as_json=as_json, quiet=quiet).result(*looking.card(folder, cards))
 
 
 @app.command()
 def status(out: Folder = Path("out"), as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
     """How far a run is: units read and written, who holds the lock, whether the folder is complete."""
-    from curate import commands
+    from curate import looking
 
-    Console(as_json=as_json, quiet=quiet).result(*commands.status(out))
+    Console(as_json=as_json, quiet=quiet).result(*looking.status(out))
 
 
 @app.command()
 def doctor(as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
     """What this machine offers: versions, cores, memory, disk, caches, hub access."""
-    from curate import commands
+    from curate import looking
 
-    Console(as_json=as_json, quiet=quiet).result(*commands.doctor())
+    Console(as_json=as_json, quiet=quiet).result(*looking.doctor())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
 from curate.foundation.executor import Executor
 from curate.foundation.executor import executor as choose
-from curate.foundation.store import MANIFEST, UNITS, Store
+from curate.foundation.store import Store
 from curate.pipeline import Work, check_target, run
 from curate.places import is_raw, keeps_restored, known_sources, not_inside
 from curate.settings import DEFAULT, STAGES, CurateConfig
@@ -102,11 +102,17 @@ def s_curve(config: CurateConfig) -> str:
     return f"{bands} bands x {rows} rows; chance to be a candidate by Jaccard: {points}"
 
 
-def plan(raw: str, resolved: Resolved[CurateConfig], sources: dict[str, SourceSettings]) -> Said:
-    """What a run would do: files, formats, rows, stages."""
+def plan(
+    raw: str, out: Path, resolved: Resolved[CurateConfig], sources: dict[str, SourceSettings], *, overwrite: bool
+) -> Said:
+    """What a run would do: files, formats, rows, stages; refuses what the run would refuse."""
     from curate.reading import survey
 
     is_raw(raw)
+    not_inside(raw, out)
+    if not overwrite:
+        check_target(out, overwrite=False)
+        keeps_restored(out, resolved.config)
     found = survey(raw, resolved.config.read, sources)
     data = {"files": found, "stages": list(resolved.config.stages)}
     rows = sum(entry.get("rows") or 0 for entry in found)
@@ -180,7 +186,24 @@ def filter_raw(
         licences=found.licences,
         carried={"skipped": [{"file": file, "reason": reason} for file, reason in found.skipped]},
     )
-    return _report(work, run(work, spread.over(work.units), console, "curate filter"), spread)
+    manifest = run(work, spread.over(work.units), console, "curate filter")
+    if resolved.config.select.decisions:
+        _say_unmatched(Path(resolved.config.select.decisions), out, manifest, console)
+    return _report(work, manifest, spread)
+
+
+def _say_unmatched(file: Path, out: Path, manifest: dict[str, Any], console: Console) -> None:
+    """A decision about no record is a typo or another version of the data: say so."""
+    from curate.ledger import unmatched
+    from curate.stages.decisions import load_decisions
+
+    decisions = load_decisions(file)
+    wanted = {*decisions.ids, *decisions.contents}
+    if missed := unmatched(out, manifest, wanted):
+        shown = ", ".join(missed[:3])
+        console.warn(f"{file}: {len(missed):,} of {len(wanted):,} decisions match no record, such as {shown}")
+    if not wanted:
+        console.warn(f"{file}: holds no decision")
 
 
 def one_stage(
@@ -291,94 +314,3 @@ def _report(work: Work, manifest: dict[str, Any], spread: Spread, root: Path | N
             hint=f"look with: curate card {root}; if this is right, run the same command again with --allow-wipeout",
         )
     return data, text
-
-
-def verify(out: Path, *, deep: bool) -> Said:
-    """Digests, then the law recounted from the data; raises `DataError` when something is wrong."""
-    from curate.ledger import verify as check
-
-    problems = check(out, deep=deep)
-    if problems:
-        shown = "\n  ".join(problems[:20])
-        raise DataError(
-            f"{out}: {len(problems)} problem(s)\n  {shown}", hint="restore the files, or run curate filter again"
-        )
-    total = open_folder(out)[1]["totals"]
-    text = f"{out}: every digest matches and the law holds ({total['rows']:,} rows, {total['kept']:,} kept)"
-    return {"problems": [], "totals": total}, text
-
-
-def card(folder: Path, gallery: Path | None) -> Said:
-    """Render a folder's card again, whatever it holds, and show it."""
-    import json
-
-    from curate.cards.render import render_terminal, write_card
-
-    if not (folder / MANIFEST).is_file():
-        raise UsageError(f"{folder} holds no {MANIFEST}", hint="name a folder made by curate, pack or train")
-    try:
-        kind = json.loads((folder / MANIFEST).read_bytes()).get("kind", "records")
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{folder / MANIFEST}: not a manifest", hint="rebuild the folder") from error
-    manifest = Store(folder, kind).manifest()
-    names = write_card(folder, manifest, gallery=gallery)
-    return {"written": names, "manifest": manifest["digest"]}, render_terminal(folder, manifest)
-
-
-def status(out: Path) -> Said:
-    """Progress of a run, read from its markers."""
-    if not out.is_dir():
-        raise UsageError(f"{out}: no such folder", hint=f"start with: curate filter RAW {out}")
-    store = Store(out, "records")
-    done = {step: len(list((out / UNITS / step).glob("*.json"))) for step in ("ingest", "apply")}
-    holder = store.holder()
-    state = "complete" if store.complete() else ("running" if holder else "stopped, not complete")
-    data = {"state": state, "units_read": done["ingest"], "units_written": done["apply"], "holder": holder}
-    text = f"{out}: {state}; units read {done['ingest']:,}, written {done['apply']:,}"
-    if holder:
-        text += f"; held by {holder['command']!r}, process {holder['pid']} on {holder['host']}"
-    return data, text
-
-
-def sample(raw: Path, seed: int, rows: int | None) -> Said:
-    """Write the embedded sample corpus."""
-    from curate.sample import write_sample
-
-    if raw.is_file():
-        raise UsageError(f"{raw} is a file", hint="name a new folder")
-    if raw.exists() and any(raw.iterdir()):
-        raise UsageError(f"{raw} is not empty", hint="name a new folder")
-    truth = write_sample(raw, seed=seed, rows=rows)
-    return truth, f"sample corpus in {raw}; what was planted: {raw.with_name(raw.name + '-truth') / 'truth.json'}"
-
-
-def doctor() -> Said:
-    """What this machine offers, and what would get in the way."""
-    import os
-    import platform
-    import shutil
-    import tempfile
-
-    from curate.account import versions
-    from curate.foundation.executor import usable_cores
-
-    disk = shutil.disk_usage(Path.cwd())
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    cache = os.environ.get("NUMBA_CACHE_DIR", "")
-    data: dict[str, Any] = {
-        "versions": versions(),
-        "platform": platform.platform(),
-        "cores": usable_cores(),
-        "memory_bytes": pages,
-        "free_disk_bytes": disk.free,
-        "temporary_folder": tempfile.gettempdir(),
-        "kernel_cache_writable": os.access(cache or Path(__file__).parent, os.W_OK),
-        "hub": "offline" if os.environ.get("HF_HUB_OFFLINE") == "1" else "as huggingface_hub is set up",
-    }
-    lines = [f"{name} {value}" for name, value in data["versions"].items()]
-    lines += [
-        f"cores {data['cores']}, memory {pages / 2**30:.1f} GiB, free disk {disk.free / 2**30:.1f} GiB",
-        f"kernel cache {'writable' if data['kernel_cache_writable'] else 'not writable: kernels compile at each start'}",
-        f"hub: {data['hub']}",
-    ]
-    return data, "\n".join(lines)

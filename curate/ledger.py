@@ -47,6 +47,16 @@ def find(root: Path, manifest: dict[str, Any], ident: str) -> list[dict[str, Any
     return found
 
 
+def unmatched(root: Path, manifest: dict[str, Any], wanted: set[str]) -> list[str]:
+    """Which of some ids and content digests no record of the folder has, kept or removed; sorted."""
+    left = set(wanted)
+    for name in manifest["files"]:
+        if left and name.split("/")[0] in ("records", "removed"):
+            for table in pq.ParquetFile(root / name).iter_batches(columns=["id", "content"]):
+                left -= set(table.column("id").to_pylist()) | set(table.column("content").to_pylist())
+    return sorted(left)
+
+
 def explain(root: Path, ident: str) -> dict[str, Any]:
     """Where a record is and why: kept, removed (by which stage, rule, value, threshold, twin), flagged."""
     _, manifest = open_folder(root)

@@ -54,8 +54,10 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
         blocks.append(Table(("Source", "Held-out loss"), [[code(name), loss] for name, loss in by_source.items()]))
     card.sections = [Section("Loss", blocks)]
     if table := manifest.get("evaluation") or manifest.get("table"):
-        rows = [list(row.values()) for row in table]
-        card.sections.append(Section("Before and after", [Table([str(key) for key in table[0]], rows)]))
+        first = [key for key in ("task", "model", "items", "exact match", "low", "high") if key in table[0]]
+        columns = [*first, *(key for key in table[0] if key not in first)]
+        rows = [[row.get(key) for key in columns] for row in table]
+        card.sections.append(Section("Before and after", [Table(columns, rows)]))
     if plan := manifest.get("plan"):
         rows = [[key.replace("_", " "), value] for key, value in plan.items() if not isinstance(value, (dict, list))]
         card.sections.append(Section("Batch and schedule", [Table(("Setting", "Value"), rows)]))

@@ -18,7 +18,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -174,9 +174,10 @@ class Store:
             visible = not any(part.startswith(".") for part in PurePosixPath(name).parts)
             if TEMP.match(PurePosixPath(name).name) or (kept is not None and visible and name not in kept):
                 self.remove(name)
-        for folder, folders, files in os.walk(self.root, topdown=False):
-            if folder != str(self.root) and not folders and not files:
-                Path(folder).rmdir()
+        for folder, _, _ in os.walk(self.root, topdown=False):
+            if folder != str(self.root):
+                with suppress(OSError):  # not empty, or another process was faster
+                    Path(folder).rmdir()
 
     # -- units ---------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,9 @@ def discover(raw: Path | str, sources: Mapping[str, SourceSettings]) -> tuple[li
     for name, settings in sources.items():
         if settings.path is not None:
             found = [item for item in found if item.source != name]
-            found += _named(name, settings, root, plan)
+            named = _named(name, settings, root, plan)
+            taken = {item.path for item in named}
+            found = [item for item in found if item.path not in taken] + named
     _check_names(found, sources)
     if not found:
         why = f" ({len(plan.skipped)} files are not data)" if plan.skipped else ""
@@ -177,7 +179,7 @@ def _walk(
             path = here / name
             if reason := _skip_folder(path):
                 folders.remove(name)
-                plan.skipped.append((path.relative_to(root).as_posix() + "/", reason))
+                plan.skipped.append((_shown(path.relative_to(root)) + "/", reason))
         folders.sort()
         for name in sorted(files):
             path = here / name
@@ -185,14 +187,32 @@ def _walk(
             container = container_of(name)
             reason = _skip_file(path, root, container, files)
             if reason or container is None:
-                plan.skipped.append((file, reason))
+                plan.skipped.append((_shown(path.relative_to(root)), reason))
                 continue
             top, slash, _ = file.partition("/")
             own = source or (top if slash else stem(name))
             yield Found(file, path, own, container, sources.get(own, settings))
 
 
+BAD_NAME: Final = "its name is not UTF-8: rename it"
+
+
+def _shown(path: Path) -> str:
+    """A path as text, bytes that are not UTF-8 escaped."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _not_text(name: str) -> str:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return BAD_NAME
+    return ""
+
+
 def _skip_folder(path: Path) -> str:
+    if reason := _not_text(path.name):
+        return reason
     if path.is_symlink():
         return "a link to a folder"
     if path.name.startswith("."):
@@ -203,6 +223,8 @@ def _skip_folder(path: Path) -> str:
 def _skip_file(path: Path, root: Path, container: str | None, beside: list[str]) -> str:
     if path.name.startswith("."):
         return "hidden"
+    if reason := _not_text(path.name):
+        return reason
     try:
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):

@@ -41,7 +41,8 @@ def read_tables(unit: Unit, settings: ReadSettings, decoder: Decoder) -> Iterato
                 spool.seek(0)
                 file = spool
             for table in _slices(file, unit, settings):
-                batch = _batch(table, row, decoder)
+                twice = [name for name, count in Counter(table.schema.names).items() if count > 1]
+                batch = _doubled(table, row, unit.file, twice[0]) if twice else _batch(table, row, decoder)
                 row += table.num_rows
                 yield batch
     except (pa.ArrowException, OSError, Cut) as error:
@@ -86,6 +87,22 @@ class arrow_batches:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+
+def _doubled(table: pa.Table, first: int, file: str, name: str) -> Batch:
+    """Rows of a table with two columns of one name: which one is meant is not ours to say."""
+    values = [[plain(value, Counter()) for value in column.to_pylist()] for column in table.columns]
+    bad = [
+        Quarantined(
+            file,
+            first + index,
+            None,
+            f"two columns are named {name!r}",
+            json.dumps([list(pair) for pair in zip(table.schema.names, row, strict=True)], ensure_ascii=False),
+        )
+        for index, row in enumerate(zip(*values, strict=True))
+    ]
+    return Batch(SCHEMA.empty_table(), bad, len(bad), Counter(), Counter())
 
 
 def _batch(table: pa.Table, first: int, decoder: Decoder) -> Batch:

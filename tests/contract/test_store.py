@@ -128,7 +128,7 @@ def test_a_dead_holders_lock_is_taken_over(store, tmp_path):
 
 def test_sweep_removes_temporary_and_unnamed_files_but_not_markers(store):
     store.write_bytes("keep/a", b"")
-    store.write_bytes("drop/b", b"")
+    store.write_bytes("drop/deep/b", b"")
     store.mark("unit", "key", [], {})
     (store.root / ".a.tmp-0123456789ab").write_bytes(b"")
     store.sweep(["keep/a"])

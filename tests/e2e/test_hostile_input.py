@@ -157,3 +157,43 @@ def test_a_reader_that_closes_early_is_no_error(raw, tmp_path):
     process.stdout.close()
     assert process.wait(timeout=60) == 0 and b"Traceback" not in process.stderr.read()
     process.stderr.close()
+
+
+def test_a_name_that_is_not_utf8_is_skipped_and_said(run, raw, tmp_path):
+    bad = os.path.join(os.fsencode(raw), b"bad\xff.jsonl")
+    with open(bad, "w") as file:
+        file.write(chat(99))
+    code, shown, _ = run("curate", "formats", "raw", "--json")
+    assert code == 0
+    (entry,) = [entry for entry in json.loads(shown) if "skipped" in entry]
+    assert entry["file"] == "bad\\xff.jsonl" and "not UTF-8" in entry["skipped"]
+    assert run("curate", "filter", "raw")[0] == 0
+    assert totals(tmp_path / "out")["rows"] == 12
+
+
+def test_two_columns_of_one_name_are_quarantined_and_no_text_is_lost(run, raw, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [pa.array([text]) for text in ("first", "answer", "second")]
+    pq.write_table(pa.Table.from_arrays(columns, names=["prompt", "completion", "prompt"]), raw / "d.parquet")
+    assert run("curate", "filter", "raw")[0] == 0
+    assert totals(tmp_path / "out")["quarantined"] == 1
+    (line,) = [line for path in (tmp_path / "out" / "quarantine").iterdir() for line in path.open()]
+    assert all(text in json.loads(line)["raw"] for text in ("first", "answer", "second"))
+
+
+def test_a_decision_about_no_record_is_said(run, raw, tmp_path):
+    (tmp_path / "d.csv").write_text("id,decision,reviewer,why\n" + "0" * 32 + ",drop,me,typo\n")
+    code, _, err = run("curate", "filter", "raw", "--decisions", "d.csv")
+    assert code == 0 and "1 of 1 decisions match no record" in err
+
+
+def test_a_named_source_may_lie_inside_raw(run, raw, tmp_path):
+    (raw / "p").mkdir()
+    (raw / "p" / "p.csv").write_text("prompt,completion\nWhy?,Because it is.\n")
+    (tmp_path / "r.yaml").write_text("sources: {puzzles: {path: raw/p, licence: mit}}\n")
+    assert run("curate", "filter", "raw", "--recipe", "r.yaml")[0] == 0
+    sources = json.loads((tmp_path / "out" / "manifest.json").read_text())["sources"]
+    assert sources["puzzles"]["kept"] == 1 and sources["puzzles"]["licence"] == "mit"
+    assert totals(tmp_path / "out")["rows"] == 13
