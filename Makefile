@@ -28,7 +28,7 @@ check: $(VENV)/.tools ## lint, types, import directions, docs match the program
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
-	$(BIN)/python -P -m pytest tests/contract/test_docs.py tests/contract/test_surface.py
+	$(BIN)/python -P -m pytest tests/contract/test_docs.py tests/contract/test_surface.py tests/contract/test_house.py
 
 bench: $(VENV)/.tools ## side by side with peers; results go to benchmarks/RESULTS.md by hand
 	$(BIN)/python -P benchmarks/filter_speed.py

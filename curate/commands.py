@@ -189,7 +189,7 @@ def filter_raw(
     manifest = run(work, spread.over(work.units), console, "curate filter")
     if resolved.config.select.decisions:
         _say_unmatched(Path(resolved.config.select.decisions), out, manifest, console)
-    return _report(work, manifest, spread)
+    return _report(work, manifest, spread, console)
 
 
 def _say_unmatched(file: Path, out: Path, manifest: dict[str, Any], console: Console) -> None:
@@ -214,7 +214,7 @@ def one_stage(
     not_inside(str(source), out)
     check_target(out, overwrite=spread.overwrite)
     work = _curated_work(source, out, manifest, resolved.config, resolved.recipe, removed=False)
-    return _report(work, run(work, spread.over(work.units), console, command), spread)
+    return _report(work, run(work, spread.over(work.units), console, command), spread, console)
 
 
 def _curated_work(
@@ -266,7 +266,7 @@ def restore(
         fresh = run(work, spread.over(work.units), console, "curate restore")
         exchange(out, target)
     before, after = manifest["totals"]["kept"], fresh["totals"]["kept"]
-    data, text = _report(work, fresh, spread, root=out)
+    data, text = _report(work, fresh, spread, console, root=out)
     return {
         **data,
         "restored": after - before,
@@ -285,8 +285,10 @@ def _known_rule(manifest: dict[str, Any], rule: str | None) -> None:
         raise UsageError(f"--rule {rule}: removed nothing in this folder", hint=f"rules that did: {shown}")
 
 
-def _report(work: Work, manifest: dict[str, Any], spread: Spread, root: Path | None = None) -> Said:
-    """The closing table; an alarm that was not allowed is a `DataError` after everything is written."""
+def _report(
+    work: Work, manifest: dict[str, Any], spread: Spread, console: Console, *, root: Path | None = None
+) -> Said:
+    """The closing table; an alarm that was not allowed is a `DataError` after everything is written and said."""
     root = root or work.out
     if spread.cards is not None:
         from curate.cards.render import write_card
@@ -308,9 +310,10 @@ def _report(work: Work, manifest: dict[str, Any], spread: Spread, root: Path | N
     text = "\n".join(lines)
     if manifest["alarms"] and not manifest["allow_wipeout"]:
         first = manifest["alarms"][0]
+        console.result(data, text)
         raise DataError(
             f"wipe-out alarm: {first['stage']} removed {first['removed']:,} of {first['in']:,} records of source "
-            f"{first['source']!r} ({len(manifest['alarms'])} alarm(s)); everything was written to {root}\n{text}",
+            f"{first['source']!r} ({len(manifest['alarms'])} alarm(s)); everything was written to {root}",
             hint=f"look with: curate card {root}; if this is right, run the same command again with --allow-wipeout",
         )
     return data, text

@@ -79,9 +79,8 @@ def fit(
     from accelerate import Accelerator
     from transformers.utils import logging
 
-    from train.attention import choose, register
     from train.loop import Trainer
-    from train.model import build_model, device_of
+    from train.model import device_of
     from train.objective import PackedLoss
     from train.stopping import Stopping
 
@@ -96,11 +95,7 @@ def fit(
     talk = console if accelerator.is_main_process else Console(quiet=True)
     logging.disable_progress_bar()
     torch.manual_seed(config.seed)
-    model = build_model(config, shards)
-    register()
-    model.set_attn_implementation(choose(model.config, device))
-    if config.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    model = _prepared(config, shards, device)
     inner = PackedLoss(model.to(accelerator.device)).train()
     with accelerator.autocast():
         report = selfcheck.check(inner, shards, accelerator.device, precision)
@@ -138,6 +133,19 @@ def fit(
     if accelerator.num_processes > 1:
         accelerator.end_training()
     return manifest
+
+
+def _prepared(config: TrainConfig, shards: Shards, device: str) -> Any:
+    """The model with the attention of this device, and activation checkpointing where it is asked for."""
+    from train.attention import choose, register
+    from train.model import build_model
+
+    model = build_model(config, shards)
+    register()
+    model.set_attn_implementation(choose(model.config, device))
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    return model
 
 
 def _identity(config: TrainConfig, shards: Shards) -> checkpoint.Identity:

@@ -206,8 +206,9 @@ def test_a_wiped_out_source_raises_the_alarm_and_allow_wipeout_clears_it(tmp_pat
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "a.jsonl").write_text((json.dumps(chat("Same?", "Yes, the same.")) + "\n") * 10)
-    code, _, stderr = curate("filter", raw, tmp_path / "out")
+    code, stdout, stderr = curate("filter", raw, tmp_path / "out", "--json")
     assert code == 1 and "wipe-out alarm: exact removed 9 of 10" in stderr
+    assert json.loads(stdout)["totals"]["removed"] == 9
     assert manifest(tmp_path / "out")["alarms"]
     curate("filter", raw, tmp_path / "out", "--allow-wipeout", check=0)
 

@@ -160,9 +160,7 @@ def test_a_reader_that_closes_early_is_no_error(raw, tmp_path):
 
 
 def test_a_name_that_is_not_utf8_is_skipped_and_said(run, raw, tmp_path):
-    bad = os.path.join(os.fsencode(raw), b"bad\xff.jsonl")
-    with open(bad, "w") as file:
-        file.write(chat(99))
+    (raw / os.fsdecode(b"bad\xff.jsonl")).write_text(chat(99))
     code, shown, _ = run("curate", "formats", "raw", "--json")
     assert code == 0
     (entry,) = [entry for entry in json.loads(shown) if "skipped" in entry]
