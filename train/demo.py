@@ -61,6 +61,7 @@ class Places:
 
 def demo(root: Path, seeds: int, console: Console, *, quick: bool) -> Said:
     """Run the whole river under `root`; raises `DataError` when a law is broken or a floor missed."""
+    _refuse_foreign(root)
     places = Places(root)
     truth = _sample(places, console, quick=quick)
     _curate(places, console, quick=quick)
@@ -74,6 +75,15 @@ def demo(root: Path, seeds: int, console: Console, *, quick: bool) -> Said:
     if problems or short:
         raise DataError("\n".join([text, *problems, *short]), hint=f"look at the cards, or start again: rm -r {root}")
     return facts, text
+
+
+def _refuse_foreign(root: Path) -> None:
+    """A demo works in a folder of its own."""
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root} is a file", hint="name a new folder: gristmill demo DIR")
+    own = {"raw", "raw-truth", "out", "shards", "runs"}
+    if root.is_dir() and (foreign := sorted(path.name for path in root.iterdir() if path.name not in own)):
+        raise UsageError(f"{root} holds {foreign[0]}, which no demo made", hint="name a new folder: gristmill demo DIR")
 
 
 def _sample(places: Places, console: Console, *, quick: bool) -> dict[str, Any]:

@@ -84,3 +84,15 @@ def test_a_folder_with_a_demo_of_another_size_is_refused(ran):
     assert done.returncode == 2
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "notes"])
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, name):
+    from curate.foundation.console import Console
+    from curate.foundation.errors import UsageError
+    from train.demo import demo as run_demo
+
+    (tmp_path / name).mkdir()
+    with pytest.raises(UsageError, match=name):
+        run_demo(tmp_path, 1, Console(quiet=True), quick=True)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
