@@ -35,7 +35,7 @@ def train(
 
     Raises every `GristmillError` that train knows; the lock of `run` is held meanwhile.
     """
-    if shards.resolve() in (run.resolve(), *run.resolve().parents):
+    if shards.resolve() in run.resolve().parents:
         raise UsageError(f"{run} lies inside the shards it would train on", hint="train run SHARDS runs/name")
     packed = Shards(shards)
     plan = make_plan(config, packed, chosen=batch_chosen)

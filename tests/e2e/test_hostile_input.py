@@ -122,10 +122,16 @@ def test_a_damaged_manifest_or_lock_is_named(run, raw, tmp_path, text):
     assert run("curate", "status")[0] == 0
 
 
+def heed_ctrl_c():
+    """A test suite started in the background hands an ignored SIGINT down to its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def user(tmp_path, *words, **more):
     """Start a command as the user does."""
     command = [sys.executable, "-P", "-m", *map(str, words)]
-    return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed_ctrl_c, **pipes, **more)
 
 
 def test_ctrl_c_says_so_exits_130_and_a_rerun_goes_on(run, raw, tmp_path):
