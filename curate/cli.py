@@ -9,6 +9,7 @@ import typer
 
 from curate.foundation import options
 from curate.foundation.console import Console, run
+from curate.foundation.executor import Spread
 
 app = typer.Typer(
     name="curate",
@@ -70,7 +71,7 @@ def filter_command(
     if print_config:
         _show_config(console, resolved)
         return
-    spread = commands.Spread(workers, executor, overwrite, cards)
+    spread = Spread(workers, executor, overwrite, cards)
     if dry_run:
         console.result(*commands.plan(raw, out, resolved, sources, overwrite=overwrite))
         return
@@ -105,7 +106,7 @@ def _stage_command(stage: str, about: str) -> None:
         if print_config:
             _show_config(console, resolved)
             return
-        spread = commands.Spread(workers, executor, overwrite, cards)
+        spread = Spread(workers, executor, overwrite, cards)
         console.result(*commands.one_stage(source, out, resolved, spread, console, f"curate {stage}"))
 
 
@@ -152,7 +153,7 @@ def minhash_command(
         return
     if recall is not None:
         console.say(commands.s_curve(resolved.config))
-    spread = commands.Spread(workers, executor, overwrite, cards)
+    spread = Spread(workers, executor, overwrite, cards)
     console.result(*commands.one_stage(source, out, resolved, spread, console, "curate minhash"))
 
 
@@ -225,7 +226,7 @@ def restore(
     from curate import commands
 
     console = Console(as_json=as_json, quiet=quiet)
-    spread = commands.Spread(workers, executor, False, cards)
+    spread = Spread(workers, executor, False, cards)
     console.result(*commands.restore(out, rule, source, ident or [], spread, console))
 
 

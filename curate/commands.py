@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from curate.config import Resolved, merge, resolve, validate
 from curate.curated import CuratedUnit, open_folder, units
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
-from curate.foundation.executor import Executor
-from curate.foundation.executor import executor as choose
+from curate.foundation.executor import Spread
 from curate.foundation.store import Store
 from curate.pipeline import Work, check_target, run
 from curate.places import is_raw, keeps_restored, known_sources, not_inside
@@ -21,22 +19,6 @@ from curate.sources import SourceSettings
 
 Said = tuple[Any, str]
 SMALL = 24 << 20  # bytes of input that one process reads in the time that workers take to start
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How a command runs: workers, backend, whether to start afresh, and the gallery to publish to."""
-
-    workers: int
-    executor: str
-    overwrite: bool
-    cards: Path | None
-
-    def over(self, found: Sequence[Any]) -> Executor:
-        """The executor for some units; a small folder is not worth starting workers for, unless they were asked for."""
-        if self.executor == "auto" and not self.workers and sum(size_of(unit) for unit in found) < SMALL:
-            return choose("inline")
-        return choose(self.executor, self.workers)
 
 
 def size_of(unit: Any) -> int:
@@ -186,7 +168,7 @@ def filter_raw(
         licences=found.licences,
         carried={"skipped": [{"file": file, "reason": reason} for file, reason in found.skipped]},
     )
-    manifest = run(work, spread.over(work.units), console, "curate filter")
+    manifest = run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, "curate filter")
     if resolved.config.select.decisions:
         _say_unmatched(Path(resolved.config.select.decisions), out, manifest, console)
     return _report(work, manifest, spread, console)
@@ -214,7 +196,9 @@ def one_stage(
     not_inside(str(source), out)
     check_target(out, overwrite=spread.overwrite)
     work = _curated_work(source, out, manifest, resolved.config, resolved.recipe, removed=False)
-    return _report(work, run(work, spread.over(work.units), console, command), spread, console)
+    return _report(
+        work, run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, command), spread, console
+    )
 
 
 def _curated_work(
@@ -263,7 +247,7 @@ def restore(
     with Store(out, "records").locked("curate restore"):
         if (out / "card.yaml").is_file():
             Store(target, "records").write_bytes("card.yaml", (out / "card.yaml").read_bytes())
-        fresh = run(work, spread.over(work.units), console, "curate restore")
+        fresh = run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, "curate restore")
         exchange(out, target)
     before, after = manifest["totals"]["kept"], fresh["totals"]["kept"]
     data, text = _report(work, fresh, spread, console, root=out)

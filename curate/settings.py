@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from curate.sources import ReadSettings, SourceSettings
+from curate.sources import ReadSettings
 from curate.stages.minhash_settings import MinhashSettings
 from curate.stages.settings import ExactSettings, LengthSettings, QualitySettings, SelectSettings
 
@@ -48,11 +48,3 @@ class CurateConfig(BaseModel):
             if name not in STAGES:
                 raise ValueError(f"unknown stage {name!r}; stages are {', '.join(STAGES)}")
         return tuple(name for name in STAGES if name in value)
-
-
-class Sources(BaseModel):
-    """The `sources` section: a name for each sub-folder, file or hub set, with licence and field mapping."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    named: dict[str, SourceSettings] = Field(default_factory=dict)

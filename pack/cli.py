@@ -10,6 +10,7 @@ import typer
 from curate.foundation import options
 from curate.foundation.console import Console, run
 from curate.foundation.errors import UsageError
+from curate.foundation.executor import Spread
 
 app = typer.Typer(
     name="pack",
@@ -97,7 +98,7 @@ def build_command(
     if dry_run:
         console.result(*commands.plan_build(out, shards, found))
         return
-    spread = commands.Spread(workers, executor, overwrite, cards)
+    spread = Spread(workers, executor, overwrite, cards)
     console.result(*commands.build_shards(out, shards, found, spread, console))
 
 

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from curate.config import Resolved, resolve
 from curate.foundation.console import Console
-from curate.foundation.executor import Executor
-from curate.foundation.executor import executor as choose
+from curate.foundation.executor import Spread
 from pack.build import Build, build, check_target, open_records
 from pack.config import PackConfig
 
 Said = tuple[Any, str]
 PROBE = 400  # records measured by --dry-run
 SMALL = 2 << 20  # bytes of compressed records that one process encodes in the time that workers take to start
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How a build runs: workers, backend, whether to start afresh, and the gallery to publish to."""
-
-    workers: int
-    executor: str
-    overwrite: bool
-    cards: Path | None
-
-    def over(self, records: Mapping[str, Any]) -> Executor:
-        """The executor for a folder; a small one is not worth starting workers for, unless they were asked for."""
-        size = sum(entry["bytes"] for name, entry in records["files"].items() if name.startswith("records/"))
-        if self.executor == "auto" and not self.workers and size < SMALL:
-            return choose("inline")
-        return choose(self.executor, self.workers)
 
 
 def settings(
@@ -67,7 +48,8 @@ def build_shards(
     resolved, records = found
     console.say(headline(resolved.config))
     job = Build(out, shards, records, resolved)
-    manifest = build(job, spread.over(records), console, overwrite=spread.overwrite)
+    size = sum(entry["bytes"] for name, entry in records["files"].items() if name.startswith("records/"))
+    manifest = build(job, spread.over(size, SMALL), console, overwrite=spread.overwrite)
     if spread.cards is not None:
         from curate.cards.render import write_card
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from curate.config import load_recipe
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
+from curate.foundation.executor import Spread
 from curate.foundation.store import MANIFEST, Store
 from curate.sample import EVALS, TRUTH, truth_folder, write_sample
 from curate.settings import CurateConfig
@@ -107,7 +108,7 @@ def _curate(places: Places, console: Console, *, quick: bool) -> None:
     if not (places.out / MANIFEST).is_file():
         _warm(resolved.config, console)
     console.say(f"2/5 filter -> {places.out}")
-    spread = commands.Spread(1 if quick else 0, "auto", False, None)
+    spread = Spread(1 if quick else 0, "auto", False, None)
     commands.filter_raw(str(places.raw), places.out, resolved, sources, None, spread, console)
 
 
@@ -131,7 +132,7 @@ def _pack(places: Places, console: Console, *, quick: bool) -> None:
 
     console.say(f"3/5 build -> {places.shards}")
     found = commands.settings(places.out, None, [], {})
-    spread = commands.Spread(1 if quick else 0, "auto", False, None)
+    spread = Spread(1 if quick else 0, "auto", False, None)
     commands.build_shards(places.out, places.shards, found, spread, console)
 
 

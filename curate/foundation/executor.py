@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from curate.foundation.errors import GristmillError, MachineError, UsageError
@@ -140,6 +142,22 @@ def executor(kind: str = "auto", workers: int = 0) -> Executor:
     if kind in ("processes", "auto"):
         return Processes(count)
     raise UsageError(f"--executor {kind}: not a backend", hint="use inline or processes")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How a command runs: workers, backend, whether to start afresh, and the gallery to publish to."""
+
+    workers: int
+    executor: str
+    overwrite: bool
+    cards: Path | None
+
+    def over(self, size: int, small: int) -> Executor:
+        """The executor for `size` bytes; under `small`, workers are not worth their start, unless they were asked for."""
+        if self.executor == "auto" and not self.workers and size < small:
+            return Inline()
+        return executor(self.executor, self.workers)
 
 
 def usable_cores() -> int:

@@ -205,10 +205,6 @@ class Store:
         """The files that a unit's marker names."""
         return sorted(json.loads(self.path(f"{UNITS}/{unit}.json").read_bytes())["outputs"])
 
-    def forget(self, unit: str) -> None:
-        """Drop a unit's marker."""
-        self.remove(f"{UNITS}/{unit}.json")
-
     def entry(self, name: str) -> dict[str, Any]:
         """Size in bytes and digest of one file."""
         path = self.path(name)

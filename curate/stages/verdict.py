@@ -10,8 +10,6 @@ from typing import Final, Protocol
 
 import pyarrow as pa
 
-from curate.record import SCHEMA
-
 VERDICT_FIELDS: Final = (
     pa.field("stage", pa.string(), nullable=False),
     pa.field("rule", pa.string(), nullable=False),
@@ -21,7 +19,6 @@ VERDICT_FIELDS: Final = (
     pa.field("evidence", pa.large_string()),
     pa.field("similarity", pa.float64()),
 )
-REMOVED_SCHEMA: Final = pa.schema([*SCHEMA, *VERDICT_FIELDS])
 
 
 @dataclass(slots=True, frozen=True)
