@@ -32,23 +32,24 @@ from curate.stages.registry import map_stages, sketchers
 from curate.stages.verdict import VERDICT_FIELDS, Judgement, Verdict
 from curate.tables import batches, read_arrow, sink
 
-FORMAT = 1  # raise when ingest or apply would write other bytes for the same input: markers then no longer match
+FORMAT = 2  # raise when ingest or apply would write other bytes for the same input: markers then no longer match
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One unit to ingest or apply into the folder `out`."""
+    """One unit to ingest or apply into `out`; `state` digests outside input, such as evaluation sets."""
 
     out: str
     unit: Unit | CuratedUnit
     config: CurateConfig
     tokenizer: str | None = None
+    state: str = ""
 
     @property
     def key(self) -> str:
         """Digest of what decides the ingested bytes: input, where it came from, settings."""
         settings = self.config.model_dump(mode="json", exclude={"priority", "allow_wipeout"})
-        return digest_of([FORMAT, self.unit.identity(), settings, self.tokenizer])
+        return digest_of([FORMAT, self.unit.identity(), settings, self.tokenizer, self.state])
 
 
 def kept_name(unit: str) -> str:
@@ -156,9 +157,7 @@ def _act(job: Job, out: Any, stage: str, judgement: Judgement, counts: dict[str,
     if judgement.flags:
         flagged = with_verdicts(table.select(["id", "source"]), stage, judgement.flags)
         out.write(f"flags/{job.unit.name}.parquet", flagged)
-        for verdict, source in zip(judgement.flags, flagged.column("source").to_pylist(), strict=True):
-            facts.add(place["rules"], {verdict.rule: {"flagged": 1}})
-            facts.add(place, {"flagged_by_source": {source: {f"{stage}.{verdict.rule}": 1}}})
+        count_flagged(place, stage, flagged)
     if not judgement.removals:
         return table
     removed = with_verdicts(table, stage, judgement.removals)
@@ -218,15 +217,18 @@ def apply(job: Job) -> dict[str, Any]:
                     pc.and_(pc.greater_equal(found["position"], start), pc.less(found["position"], stop))
                 )
                 if here.num_rows:
-                    at = here.column("position").to_numpy() - start
-                    removed = table.take(pa.array(at))
-                    for column in VERDICT_FIELDS:
-                        removed = removed.append_column(column, here.column(column.name).cast(column.type))
+                    marked = here.filter(here.column("flag"))
+                    if marked.num_rows:
+                        flagged = _judged(table.select(["id", "source"]), marked, start)
+                        out.write(f"flags/{stage}/{unit}.parquet", flagged)
+                        count_flagged(place, stage, flagged)
+                    here = here.filter(pc.invert(here.column("flag")))
+                    removed = _judged(table, here, start)
                     out.write(f"removed/{stage}/{unit}.parquet", removed)
                     count_removed(place, removed, job.config.examples)
                     own = pc.equal(here.column("twin_source"), removed.column("source"))
                     facts.add(place["own"], facts.by_source(removed.column("source").filter(own).to_pylist()))
-                    gone[at] = True
+                    gone[here.column("position").to_numpy() - start] = True
             left = table.filter(pa.array(~gone)) if gone.any() else table
             out.write(f"records/{unit}.parquet", left, always=True)
             measured = facts.measure(left)
@@ -237,6 +239,21 @@ def apply(job: Job) -> dict[str, Any]:
             start = stop
     store.mark(f"apply/{unit}", apply_key(job, store), out.names(), counts)
     return counts
+
+
+def _judged(table: pa.Table, verdicts: pa.Table, start: int) -> pa.Table:
+    """The rows of a batch that verdicts of a reduce stage are about, with the verdict columns appended."""
+    rows = table.take(pa.array(verdicts.column("position").to_numpy() - start))
+    for column in VERDICT_FIELDS:
+        rows = rows.append_column(column, verdicts.column(column.name).cast(column.type))
+    return rows
+
+
+def count_flagged(place: dict[str, Any], stage: str, flagged: pa.Table) -> None:
+    """Count the flags of a stage by rule, and by source and rule."""
+    for rule, source in zip(flagged.column("rule").to_pylist(), flagged.column("source").to_pylist(), strict=True):
+        facts.add(place["rules"], {rule: {"flagged": 1}})
+        facts.add(place, {"flagged_by_source": {source: {f"{stage}.{rule}": 1}}})
 
 
 def apply_key(job: Job, store: Store) -> str:

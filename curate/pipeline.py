@@ -38,10 +38,11 @@ class Work:
     tokenizer: str | None = None
     licences: Mapping[str, str] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
+    state: str = ""
 
     def jobs(self) -> list[Job]:
         """One job a unit."""
-        return [Job(str(self.out), unit, self.config, self.tokenizer) for unit in self.units]
+        return [Job(str(self.out), unit, self.config, self.tokenizer, self.state) for unit in self.units]
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
@@ -73,10 +74,10 @@ def run(work: Work, executor: Executor, console: Console, command: str) -> dict[
         store.sweep()
         jobs = work.jobs()
         ingested = _each(store, jobs, "ingest", [job.key for job in jobs], executor, console)
-        resolve_all(store, [job.unit.name for job in jobs], work.config)
+        decided = resolve_all(store, [job.unit.name for job in jobs], work.config, console)
         keys = [apply_key(job, store) for job in jobs]
         applied = _each(store, jobs, "apply", keys, executor, console)
-        return _finish(store, work, jobs, ingested, applied, console)
+        return _finish(store, work, jobs, ingested, applied, decided, console)
 
 
 def _each(
@@ -103,6 +104,7 @@ def _finish(
     jobs: Sequence[Job],
     ingested: Sequence[dict[str, Any]],
     applied: Sequence[dict[str, Any]],
+    decided: Mapping[str, dict[str, Any]],
     console: Console,
 ) -> dict[str, Any]:
     from curate.cards.render import write_card
@@ -112,6 +114,8 @@ def _finish(
     for unit, counts in zip(work.units, ingested, strict=True):
         gave[unit.file] = gave.get(unit.file, 0) + counts["rows_with_records"]
     account.enforce(account.law(found, gave))
+    for stage in found["stages"]:
+        stage["facts"] = decided.get(stage["name"], {})
     alarms = account.alarms(found["stages"])
     for name, place in found["sources"].items():
         place["licence"] = work.licences.get(name, "unknown")

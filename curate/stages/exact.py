@@ -82,10 +82,24 @@ class ExactStage:
         return pa.table(columns, schema=SKETCH_SCHEMA).combine_chunks()
 
     def resolve(
-        self, sketches: Sequence[pa.Table | Path], priority: Mapping[str, int], memory: int = MEMORY
+        self,
+        sketches: Sequence[pa.Table | Path],
+        priority: Mapping[str, int],
+        gone: Sequence[NDArray[np.int64]] | None = None,
+        memory: int = MEMORY,
     ) -> pa.Table:
         """The records that go, under RESOLVED_SCHEMA (see `resolve`)."""
-        return resolve(sketches, priority, memory)
+        from curate.stages.registry import surviving
+
+        left = [
+            surviving(item, gone[number]) if gone and len(gone[number]) and isinstance(item, Path) else item
+            for number, item in enumerate(sketches)
+        ]
+        return resolve(left, priority, memory)
+
+    def facts(self, resolved: pa.Table) -> dict[str, Any]:
+        """Nothing beyond the counts by rule."""
+        return {}
 
     def verdicts(self, resolved: pa.Table) -> pa.Table:
         """Resolved rows as verdict columns: sketch, position, twin_source and `verdict.VERDICT_FIELDS`."""

@@ -102,13 +102,19 @@ class ExemptingSketch:
             mask |= matched(entry, table)
         return found.filter(pa.array(~mask))
 
-    def resolve(self, sketches: Sequence[Path], priority: Mapping[str, int]) -> pa.Table:
+    def resolve(
+        self, sketches: Sequence[Path], priority: Mapping[str, int], gone: Sequence[NDArray[np.int64]] | None = None
+    ) -> pa.Table:
         """As the inner stage."""
-        return self.reducer.resolve(sketches, priority)
+        return self.reducer.resolve(sketches, priority, gone)
 
     def verdicts(self, resolved: pa.Table) -> pa.Table:
         """As the inner stage."""
         return self.reducer.verdicts(resolved)
+
+    def facts(self, resolved: pa.Table) -> dict[str, Any]:
+        """As the inner stage."""
+        return self.reducer.facts(resolved)
 
 
 def exempting_sketch(reducer: Reducer, entries: Sequence[Exemption]) -> Reducer:

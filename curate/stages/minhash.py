@@ -111,6 +111,10 @@ class MinhashStage:
         inputs = near.open_sketches(sketches, self.settings, gone)
         return near.resolve(inputs, self.settings, priority, memory, threads)
 
+    def facts(self, resolved: pa.Table) -> dict[str, Any]:
+        """Nothing beyond the counts by rule."""
+        return {}
+
     def verdicts(self, resolved: pa.Table) -> pa.Table:
         """Resolved rows as verdict columns: sketch, position, id, twin_source and `verdict.VERDICT_FIELDS`."""
         size = resolved.num_rows

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from curate.foundation.console import Console
 from curate.foundation.store import Store
 from curate.stages.verdict import VERDICT_FIELDS, MapStage
 
@@ -17,8 +20,21 @@ if TYPE_CHECKING:
     from curate.settings import CurateConfig
 
 UNIT_SCHEMA: Final = pa.schema(
-    [pa.field("position", pa.int64()), pa.field("twin_source", pa.string()), *VERDICT_FIELDS]
+    [
+        pa.field("position", pa.int64()),
+        pa.field("twin_source", pa.string()),
+        pa.field("flag", pa.bool_(), nullable=False),
+        *VERDICT_FIELDS,
+    ]
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where a run happens: its folder, and whom to tell; what a stage may use besides settings and sketches."""
+
+    out: Path
+    console: Console | None = None
 
 
 class Reducer(Protocol):
@@ -30,12 +46,18 @@ class Reducer(Protocol):
         """What the decision needs of each record; `position` counts from `start`."""
         ...
 
-    def resolve(self, sketches: Sequence[Path], priority: Mapping[str, int]) -> pa.Table:
-        """The records that go."""
+    def resolve(
+        self, sketches: Sequence[Path], priority: Mapping[str, int], gone: Sequence[NDArray[np.int64]] | None = None
+    ) -> pa.Table:
+        """The records that go; `gone` are positions, by sketch, that an earlier reduce stage removed."""
         ...
 
     def verdicts(self, resolved: pa.Table) -> pa.Table:
-        """The same rows as verdicts, with `sketch`, `position` and `twin_source`."""
+        """The same rows as verdicts, with `sketch`, `position`, `twin_source`, and `flag` where some only mark."""
+        ...
+
+    def facts(self, resolved: pa.Table) -> dict[str, Any]:
+        """What the manifest and the card say of the decision as a whole, as JSON values."""
         ...
 
 
@@ -58,8 +80,8 @@ def map_stages(config: CurateConfig) -> list[MapStage]:
     return [exempting(stage, config.restore) for stage in made]
 
 
-def sketchers(config: CurateConfig) -> dict[str, Reducer]:
-    """The reduce stages, in stage order."""
+def sketchers(config: CurateConfig, setting: Setting | None = None) -> dict[str, Reducer]:
+    """The reduce stages, in stage order; `setting` is given where they will resolve, not where they only sketch."""
     from curate.stages.exact import ExactStage
     from curate.stages.exempt import exempting_sketch
     from curate.stages.score import ScoreStage
@@ -76,35 +98,42 @@ def sketchers(config: CurateConfig) -> dict[str, Reducer]:
     return made
 
 
-def resolve_all(store: Store, units: Sequence[str], config: CurateConfig) -> None:
-    """Let each reduce stage decide on what the ones before it left; its verdicts land in one file a unit."""
+def resolve_all(
+    store: Store, units: Sequence[str], config: CurateConfig, console: Console | None = None
+) -> dict[str, dict[str, Any]]:
+    """Let each reduce stage decide on what the ones before it left; its verdicts land in one file a unit.
+
+    Returns what each stage says of its decision as a whole.
+    """
     from curate.ingest import sketch_name, verdict_name
 
-    gone: dict[str, list[int]] = {unit: [] for unit in units}
-    for stage, reducer in sketchers(config).items():
+    gone = [np.empty(0, np.int64) for _ in units]
+    said: dict[str, dict[str, Any]] = {}
+    for stage, reducer in sketchers(config, Setting(store.root, console)).items():
         paths = [store.path(sketch_name(stage, unit)) for unit in units]
-        if any(gone.values()):
-            paths = [_surviving(store, path, stage, unit, gone[unit]) for path, unit in zip(paths, units, strict=True)]
-        found = reducer.verdicts(reducer.resolve(paths, config.priority))
+        resolved = reducer.resolve(paths, config.priority, gone)
+        said[stage] = reducer.facts(resolved)
+        found = reducer.verdicts(resolved)
+        if "flag" not in found.column_names:
+            found = found.append_column("flag", pa.array(np.zeros(found.num_rows, np.bool_)))
         found = found.sort_by([("sketch", "ascending"), ("position", "ascending")]).combine_chunks()
         starts = np.searchsorted(found.column("sketch").to_numpy(), np.arange(len(units) + 1))
         for index, unit in enumerate(units):
             part = found.slice(starts[index], starts[index + 1] - starts[index]).select(UNIT_SCHEMA.names)
-            gone[unit] += part.column("position").to_pylist()
+            removals = part.filter(pc.invert(part.column("flag")))
+            gone[index] = np.union1d(gone[index], removals.column("position").to_numpy())
             _write(store, verdict_name(stage, unit), part.cast(UNIT_SCHEMA))
+    return said
 
 
-def _surviving(store: Store, path: Path, stage: str, unit: str, gone: list[int]) -> Path:
-    """A sketch without the records that an earlier reduce stage removed."""
+def surviving(path: Path, gone: NDArray[np.int64] | None) -> pa.Table:
+    """A sketch, memory-mapped, without the positions that an earlier stage removed."""
     from curate.tables import read_arrow
 
-    if not gone:
-        return path
-    name = f".work/sketches/{stage}/{unit}.arrow"
     table = read_arrow(path)
-    left = table.filter(pc.invert(pc.is_in(table.column("position"), pa.array(gone, pa.int64()))))
-    _write(store, name, left)
-    return store.path(name)
+    if gone is None or not len(gone):
+        return table
+    return table.filter(pc.invert(pc.is_in(table.column("position"), pa.array(gone, pa.int64()))))
 
 
 def _write(store: Store, name: str, table: pa.Table) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from curate.stages.select import gather_scores, score_bounds
 from curate.stages.settings import ScoreQuantiles
@@ -35,11 +36,13 @@ class ScoreStage:
         positions = pa.array(np.arange(start, start + table.num_rows, dtype=np.int64))
         return table.select(["source", "score"]).append_column("position", positions).cast(SKETCH)
 
-    def resolve(self, sketches: Sequence[Path], priority: Mapping[str, int]) -> pa.Table:
+    def resolve(
+        self, sketches: Sequence[Path], priority: Mapping[str, int], gone: Sequence[NDArray[np.int64]] | None = None
+    ) -> pa.Table:
         """The records outside the bounds: sketch, position, rule, value, threshold."""
-        from curate.tables import read_arrow
+        from curate.stages.registry import surviving
 
-        tables = [read_arrow(path) for path in sketches]
+        tables = [surviving(path, gone[number] if gone else None) for number, path in enumerate(sketches)]
         bounds = score_bounds(gather_scores([table.select(["source", "score"]) for table in tables]), self.settings)
         found: dict[str, list[object]] = {name: [] for name in ("sketch", "position", "rule", "value", "threshold")}
         for number, table in enumerate(tables):
@@ -67,3 +70,7 @@ class ScoreStage:
             else:
                 columns[field.name] = pa.nulls(size, field.type)
         return pa.table(columns)
+
+    def facts(self, resolved: pa.Table) -> dict[str, Any]:
+        """Nothing beyond the counts by rule."""
+        return {}

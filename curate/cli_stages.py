@@ -1,0 +1,101 @@
+"""`curate STAGE IN OUT`: one stage on a curated folder. Parse, call, print; nothing heavy imported before a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from curate.foundation import options
+from curate.foundation.console import Console
+from curate.foundation.executor import Spread
+
+stages = typer.Typer()
+
+Allow = Annotated[bool, typer.Option("--allow-wipeout", help="Accept a stage that empties more than half of a source.")]
+
+
+def show_config(console: Console, resolved: Any) -> None:
+    """Print the resolved settings with the origin of each."""
+    data = {"config": resolved.config.model_dump(mode="json"), "origins": resolved.origins}
+    console.result(data, "\n".join(resolved.lines("curate")))
+
+
+def _stage_command(stage: str, about: str) -> None:
+    @stages.command(stage, help=f"Run only `{stage}` on a curated folder: {about}")
+    def command(
+        source: Annotated[Path, typer.Argument(metavar="IN", help="A curated folder.")],
+        out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.")],
+        key: Annotated[
+            str | None, typer.Option("--key", help="For exact: conversation | prompt | first-user | response.")
+        ] = None,
+        allow_wipeout: Allow = False,
+        recipe: options.Recipe = None,
+        sets: options.Sets = None,
+        workers: options.Workers = 0,
+        executor: options.Backend = "auto",
+        cards: options.Cards = None,
+        overwrite: options.Overwrite = False,
+        print_config: options.PrintConfig = False,
+        as_json: options.AsJson = False,
+        quiet: options.Quiet = False,
+    ) -> None:
+        from curate import commands
+
+        console = Console(as_json=as_json, quiet=quiet)
+        flags: dict[str, Any] = {"stages": [stage], "allow_wipeout": allow_wipeout or None}
+        flags |= commands.key_flag(stage, key)
+        resolved = commands.stage_settings(source, recipe, sets or [], flags)
+        if print_config:
+            show_config(console, resolved)
+            return
+        spread = Spread(workers, executor, overwrite, cards)
+        console.result(*commands.one_stage(source, out, resolved, spread, console, f"curate {stage}"))
+
+
+_stage_command("select", "predicates, score quantiles and hand decisions.")
+_stage_command("length", "characters a field and a sample.")
+_stage_command("quality", "encoding damage, unfinished answers, broken fences, role order and more.")
+_stage_command("exact", "equal conversations, prompts or responses.")
+
+
+@stages.command("minhash")
+def minhash_command(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A curated folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.")],
+    key: Annotated[str | None, typer.Option("--key", help="conversation | prompt | first-user | response.")] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", metavar="J", help="Exact Jaccard (0.8).")] = None,
+    ngram: Annotated[int | None, typer.Option("--ngram", metavar="N", help="Words a shingle (5).")] = None,
+    bands: Annotated[int | None, typer.Option("--bands", metavar="N", help="Bands of the signature (40).")] = None,
+    rows: Annotated[int | None, typer.Option("--rows", metavar="N", help="Rows a band (6).")] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option("--recall", metavar="R", help="Pick bands and rows for this recall at the threshold."),
+    ] = None,
+    allow_wipeout: Allow = False,
+    recipe: options.Recipe = None,
+    sets: options.Sets = None,
+    workers: options.Workers = 0,
+    executor: options.Backend = "auto",
+    cards: options.Cards = None,
+    overwrite: options.Overwrite = False,
+    print_config: options.PrintConfig = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Near-duplicates on a curated folder: MinHash candidates, every removal verified by exact Jaccard."""
+    from curate import commands
+
+    console = Console(as_json=as_json, quiet=quiet)
+    given = {"key": key, "threshold": threshold, "ngram": ngram, "bands": bands, "rows": rows, "recall": recall}
+    flags: dict[str, Any] = {"stages": ["minhash"], "allow_wipeout": allow_wipeout or None}
+    flags |= {f"minhash.{name}": value for name, value in given.items()}
+    resolved = commands.stage_settings(source, recipe, sets or [], flags)
+    if print_config:
+        show_config(console, resolved)
+        return
+    if recall is not None:
+        console.say(commands.s_curve(resolved.config))
+    spread = Spread(workers, executor, overwrite, cards)
+    console.result(*commands.one_stage(source, out, resolved, spread, console, "curate minhash"))
