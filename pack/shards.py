@@ -4,6 +4,12 @@
 Every row is exactly `ctx` tokens. There is no attention_mask column: with one present, transformers 5 stops isolating
 packed samples.
 
+A curriculum has one folder a stage in place of `train/`, each with its own ctx. `manifest["stages"]` lists, in training
+order, {name, split, ctx, rows, tokens, trained, documents, lower_bound, fill, lengths, sources}: `split` is what
+`ShardManifest.open` takes, `sources` says records, documents, tokens, trained tokens and epochs of each source. A build
+without stages lists one stage, `train`; shards from before stages list none (`ShardManifest.stages` reads all three).
+`eval/` is shared; its rows, and `manifest["ctx"]`, have the longest ctx of all.
+
 Cost: writing is one pass over a buffer of at most 4 M tokens; reading a row is four slices of mapped memory.
 """
 
@@ -150,7 +156,7 @@ class ShardManifest:
 
     @property
     def ctx(self) -> int:
-        """Tokens a row."""
+        """Tokens a row; with stages, of the longest (`split_ctx` tells each)."""
         return int(self.facts["ctx"])
 
     @property
@@ -178,6 +184,22 @@ class ShardManifest:
         """The whole recipe that flowed down to here."""
         return dict(self.facts["recipe"])
 
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """The training stages in order, each {name, split, ctx, rows, tokens, trained, ...}; one, `train`, at least."""
+        listed = [dict(stage) for stage in self.facts.get("stages") or []]
+        counts = {key: self.facts["splits"].get("train", {}).get(key, 0) for key in ("rows", "tokens", "trained")}
+        return listed or [{"name": "train", "split": "train", "ctx": self.ctx, **counts}]
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of the splits: the stages in order, then `eval`."""
+        return [*(stage["split"] for stage in self.stages), "eval"]
+
+    def split_ctx(self, split: str) -> int:
+        """Tokens a row of one split."""
+        return int(self.facts["splits"].get(split, {}).get("ctx", self.ctx))
+
     def rows(self, split: str) -> int:
         """Rows of a split; 0 when it is not there."""
         return int(self.facts["splits"].get(split, {}).get("rows", 0))
@@ -188,7 +210,7 @@ class ShardManifest:
 
     def open(self, split: str) -> ShardReader:
         """Map a split's files into memory."""
-        return ShardReader(self.parts(split), self.ctx)
+        return ShardReader(self.parts(split), self.split_ctx(split))
 
 
 class ShardReader:
