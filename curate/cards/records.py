@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from curate.cards import figures, frontmatter
+from curate.cards.duplicates import duplicate_blocks, near_state
 from curate.cards.model import Card, Example, Fence, Section, Table
 from curate.cards.sidecar import Sidecar
 from curate.cards.text import Markdown, code, line, percent, show
@@ -25,7 +26,7 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
     )
     card.status = [
         state("Decontamination", manifest.get("decontamination")),
-        state("Near duplicates", manifest.get("near_duplicates")),
+        state("Near duplicates", near_state(manifest)),
     ]
     card.warnings = [
         f"Alarm: {a['stage']} removed {a['removed']:,} of {a['in']:,} records of source {a['source']}"
@@ -40,6 +41,8 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
         Section("Sources and licences", source_blocks(manifest)),
     ]
     card.sections += [Section("What was removed, and why", removed_blocks(manifest))]
+    if duplicates := duplicate_blocks(manifest):
+        card.sections.append(Section("Duplicates", duplicates))
     if manifest.get("quarantine"):
         card.sections.append(Section("Quarantine", quarantine_blocks(manifest)))
     card.sections.append(Section("Shape of what was kept", shape_blocks(manifest)))

@@ -19,7 +19,7 @@ WIDTH: Final = 880
 _STYLE: Final = (
     "text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;font-size:13px}"
     ".bg{fill:#fff;stroke:#d0d7de}.t{fill:#1f2328}.m{fill:#59636e}.h{fill:#1f2328;font-size:15px;font-weight:600}"
-    ".g{stroke:#d8dee4}.k{fill:#eef1f4}"
+    ".g{stroke:#d8dee4}.k{fill:#eef1f4}.w{fill:#fff}"
     "@media(prefers-color-scheme:dark){.bg{fill:#0d1117;stroke:#3d444d}.t,.h{fill:#f0f6fc}.m{fill:#9aa4af}"
     ".g{stroke:#30363d}.k{fill:#212830}}"
 )

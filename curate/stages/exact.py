@@ -98,8 +98,10 @@ class ExactStage:
         return resolve(left, priority, memory)
 
     def facts(self, resolved: pa.Table) -> dict[str, Any]:
-        """Nothing beyond the counts by rule."""
-        return {}
+        """Clusters, and who duplicates whom."""
+        from curate.stages.duplicates import duplicate_facts
+
+        return duplicate_facts(resolved, key=self.settings.key)
 
     def verdicts(self, resolved: pa.Table) -> pa.Table:
         """Resolved rows as verdict columns: sketch, position, twin_source and `verdict.VERDICT_FIELDS`."""

@@ -13,6 +13,7 @@ reads all signatures once for each block of bands that fits `memory`, and the te
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,8 +113,12 @@ class MinhashStage:
         return near.resolve(inputs, self.settings, priority, memory, threads)
 
     def facts(self, resolved: pa.Table) -> dict[str, Any]:
-        """Nothing beyond the counts by rule."""
-        return {}
+        """Clusters, similarities, who duplicates whom, and how many candidates there were."""
+        from curate.stages.duplicates import duplicate_facts
+        from curate.stages.near import COUNTS
+
+        counts = json.loads((resolved.schema.metadata or {}).get(COUNTS, b"{}"))
+        return duplicate_facts(resolved, key=self.settings.key, threshold=self.settings.threshold, counts=counts)
 
     def verdicts(self, resolved: pa.Table) -> pa.Table:
         """Resolved rows as verdict columns: sketch, position, id, twin_source and `verdict.VERDICT_FIELDS`."""
