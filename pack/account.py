@@ -12,6 +12,8 @@ import numpy as np
 
 from curate.foundation.console import printable, redact
 from curate.foundation.errors import DataError
+from pack.choosing import WHY
+from pack.config import PackConfig
 from pack.gather import Removal
 from pack.plan import FATES, NOTDRAWN, OVERLONG, TEMPLATE, Plan, Split
 from pack.shards import ShardReader
@@ -19,10 +21,11 @@ from pack.shards import ShardReader
 Counts = dict[str, dict[str, Any]]
 EDGES: Final = [0, *(2**power for power in range(4, 21))]
 SAMPLES: Final = 3
+LAW: Final = ("records", "packed", "eval", "overlong", "template_failed", "not_drawn")
 SNIPPET: Final = 280
 
 
-def by_source(plan: Plan, encoded: Sequence[Mapping[str, Mapping[str, int]]], epochs: Sequence[float]) -> Counts:
+def by_source(plan: Plan, encoded: Sequence[Mapping[str, Mapping[str, int]]]) -> Counts:
     """Records by fate, documents, tokens, trained tokens and lost texts of each source."""
     out: Counts = {}
     ledger = plan.ledger()
@@ -32,14 +35,14 @@ def by_source(plan: Plan, encoded: Sequence[Mapping[str, Mapping[str, int]]], ep
             for key, count in summary.get(name, {}).items():
                 found[key] = found.get(key, 0) + count
         fates = ledger[name]
+        fates["truncated"] += found.get("turns_dropped", 0)
         if found.get("records", 0) != fates["records"] or fates["records"] != sum(fates[fate] for fate in FATES):
             raise DataError(f"source {name}: {found.get('records', 0)} records in, {fates}: the law is broken")
         out[name] = {
             **{{"template": "template_failed", "notdrawn": "not_drawn"}.get(key, key): n for key, n in fates.items()},
-            "epochs": epochs[code],
             "lost": {key.removeprefix("lost:"): n for key, n in sorted(found.items()) if key.startswith("lost:")},
             **{name: found.get(name, 0) for name in ("control", "control_records", "stop_added", "straddled")},
-            **_amounts(plan.train, code),
+            **_amounts(plan.stages, name),
             "eval_documents": int((plan.held.sources == code).sum()),
             "eval_tokens": int(plan.held.lengths[plan.held.sources == code].sum()),
             "eval_trained": int(plan.held.trained[plan.held.sources == code].sum()),
@@ -47,23 +50,21 @@ def by_source(plan: Plan, encoded: Sequence[Mapping[str, Mapping[str, int]]], ep
     return out
 
 
-def _amounts(split: Split, code: int) -> dict[str, int]:
-    mine = split.sources == code
-    return {
-        "documents": int(mine.sum()),
-        "tokens": int(split.lengths[mine].sum()),
-        "trained": int(split.trained[mine].sum()),
-    }
+def _amounts(stages: Sequence[Split], name: str) -> dict[str, Any]:
+    """Documents, tokens, trained tokens and epochs of a source over all stages."""
+    parts = [stage.table[name] for stage in stages]
+    out: dict[str, Any] = {key: sum(part[key] for part in parts) for key in ("documents", "tokens", "trained")}
+    return {**out, "epochs": round(sum(part["epochs"] for part in parts), 4)}
 
 
 def law(entry: Mapping[str, int]) -> bool:
     """Whether a source's records are all accounted for."""
-    parts = ("packed", "eval", "overlong", "template_failed", "not_drawn")
-    return entry["records"] == sum(entry[part] for part in parts)
+    return entry["records"] == sum(entry[part] for part in LAW[1:])
 
 
-def split_facts(split: Split, ctx: int, totals: Sequence[Mapping[str, int]], names: Sequence[str]) -> dict[str, Any]:
+def split_facts(split: Split, totals: Sequence[Mapping[str, int]], names: Sequence[str]) -> dict[str, Any]:
     """Rows, tokens, fill and bound of one split; what pass 2 wrote must be what the plan placed."""
+    ctx = split.ctx
     wrote = {key: sum(part[key] for part in totals) for key in ("rows", "segments", "tokens", "trained", "pad")}
     planned = {
         "rows": len(split.rows) - 1,
@@ -75,6 +76,7 @@ def split_facts(split: Split, ctx: int, totals: Sequence[Mapping[str, int]], nam
         raise DataError(f"{split.name}: planned {planned}, wrote {wrote}")
     room = wrote["rows"] * ctx
     return {
+        "ctx": ctx,
         **wrote,
         "parts": list(names),
         "lower_bound": split.bound,
@@ -101,7 +103,7 @@ def removals(plan: Plan, tokens: Any, units: Sequence[Any], ctx: int) -> list[Re
             elif fate == TEMPLATE:
                 reasons = tokens.table.column("reason").take(first[here]).to_pylist()
             else:
-                reasons = ["not drawn: the epochs of its source"] * len(here)
+                reasons = [WHY[why] for why in plan.why[here]]
             out.append(Removal(units[unit], FATES[fate], tuple(row[here].tolist()), tuple(reasons)))
     return out
 
@@ -128,6 +130,16 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
                 f"Source {name}: {entry['control_records']:,} of {entry['records']:,} records hold literal control "
                 "tokens in their texts, encoded as plain text; --control-tokens strip removes them."
             )
+    return out
+
+
+def stages(plan: Plan, splits: Mapping[str, Mapping[str, Any]], config: PackConfig) -> list[dict[str, Any]]:
+    """What the manifest lists for the trainer (pack.shards), in order."""
+    out = []
+    for split, (_, _, mixed) in zip(plan.stages, config.curriculum(), strict=True):
+        facts = {key: splits[split.name][key] for key in ("ctx", "rows", "tokens", "trained", "lower_bound", "fill")}
+        rest = {"documents": splits[split.name]["segments"], "lengths": mixed.lengths.model_dump(mode="json")}
+        out.append({"name": split.name, "split": split.name, **facts, **rest, "sources": split.table})
     return out
 
 

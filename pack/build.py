@@ -2,11 +2,12 @@
 
 Pass 1 encodes runs of records into a token store under `.work/`; the plan decides over lengths alone; pass 2
 gathers tokens into parts, bin by bin. Units leave markers, so a run that was killed goes on from the last finished
-unit; the manifest comes last. Memory is one batch a worker plus about 250 bytes a segment.
+unit; the manifest comes last. Memory is one batch a worker plus about 200 bytes a segment.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,6 @@ from curate.foundation.executor import Executor
 from curate.foundation.store import MANIFEST, UNITS, Store, canonical, digest_of
 from pack import account, gather
 from pack.config import PackConfig
-from pack.mixture import epochs_of
 from pack.plan import Plan, Split, plan
 from pack.shards import ShardManifest
 from pack.tokenstore import CHUNK, WORK, TokenStore, Unit, encode, renderer, sample
@@ -50,7 +50,8 @@ class Build:
     def settings(self) -> str:
         """Canonical JSON of what shapes the token ids."""
         chosen = {name: getattr(self.config, name) for name in RENDERING}
-        return canonical({**chosen, "tokenizer": self.config.tokenizer})
+        limit = self.config.longest if self.config.overlong == "truncate-turns" else 0
+        return canonical({**chosen, "tokenizer": self.config.tokenizer, "turns_limit": limit})
 
 
 def open_records(out: Path) -> dict[str, Any]:
@@ -91,6 +92,8 @@ def _start_afresh(shards: Path) -> None:
     for name in (MANIFEST, UNITS, WORK, *OWN):
         path = shards / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in shards.glob("*/part-*.arrow"):  # stages of any name
+        path.unlink()
 
 
 def units_of(job: Build, identity: str) -> list[Unit]:
@@ -135,13 +138,13 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
         units = _guarded(units_of(job, identity), render)
         encoded = _encode(units, executor, console)
         tokens = TokenStore(job.shards, units)
-        decided = plan(tokens, job.config)
+        decided = plan(tokens, job.config, units)
         pad_id = _pad_id(render.tokenizer)
         splits = {
             split.name: _gather(store, job, split, units, pad_id, executor, console)
-            for split in (decided.train, decided.held)
+            for split in (*decided.stages, decided.held)
         }
-        removed = account.removals(decided, tokens, units, job.config.ctx)
+        removed = account.removals(decided, tokens, units, job.config.longest)
         files = list(executor.map(gather.remove, removed, name=lambda removal: str(removal.name)))
         files += [name for facts in splits.values() for name in facts["parts"]]
         files += _save_tokenizer(store, render)
@@ -177,7 +180,7 @@ def _gather(
     store: Store, job: Build, split: Split, units: list[Unit], pad_id: int, executor: Executor, console: Console
 ) -> dict[str, Any]:
     """Write the plan of a split, then its parts; returns the split's facts."""
-    ctx = job.config.ctx
+    ctx = split.ctx
     for field in gather.FIELDS:
         with store.writing(gather.plan_file(split.name, field)) as temp, temp.open("wb") as file:
             np.save(file, getattr(split, field), allow_pickle=False)
@@ -191,7 +194,7 @@ def _gather(
         for wrote in executor.map(gather.gather, parts, name=lambda part: str(part.name)):
             totals.append(wrote)
             advance(1)
-    return account.split_facts(split, ctx, totals, [part.name for part in parts])
+    return account.split_facts(split, totals, [part.name for part in parts])
 
 
 def _pad_id(tokenizer: Any) -> int:
@@ -217,7 +220,7 @@ def _facts(job: Build, render: Any, pad_id: int) -> dict[str, Any]:
     rendering.pop("counts")  # of this process alone; the sources below count everything
     return {
         "format_version": 1,
-        "ctx": job.config.ctx,
+        "ctx": job.config.longest,
         "pad_id": pad_id,
         "tokenizer": {"name": tokenizer.name, "digest": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
         "embedded_tokenizer": tokenizer.name == "embedded",
@@ -240,25 +243,26 @@ def _facts(job: Build, render: Any, pad_id: int) -> dict[str, Any]:
 def _counts(
     job: Build, decided: Plan, encoded: list[dict[str, Any]], splits: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    names = decided.documents.names
-    sources = account.by_source(decided, encoded, epochs_of(names, job.config.epochs))
+    sources = account.by_source(decided, encoded)
     for name, entry in sources.items():
         known = job.records.get("sources", {}).get(name, {})
         entry["licence"] = known.get("licence", "unknown")
         if not account.law(entry):
             raise DataError(f"source {name}: the records do not add up: {entry}")
-    summed = ("records", "packed", "eval", "overlong", "template_failed", "not_drawn", "documents", "tokens", "trained")
+    summed = (*account.LAW, "truncated", "documents", "tokens", "trained")
     return {
         "sources": sources,
         "totals": {key: sum(entry[key] for entry in sources.values()) for key in summed},
         "splits": {name: dict(facts) for name, facts in splits.items() if facts["rows"]},
+        "stages": account.stages(decided, splits, job.config),
         "lengths": account.histogram(decided),
     }
 
 
 def _shown(store: Store, facts: Mapping[str, Any], render: Any) -> dict[str, Any]:
     """The fingerprint, and what the card draws from the shards themselves."""
-    reader = ShardManifest(store.root, facts).open("train")
+    shards = ShardManifest(store.root, facts)
+    reader = shards.open(next(stage["split"] for stage in shards.stages if stage["rows"]))
     parts = [name for split in facts["splits"].values() for name in split["parts"]]
     entries = {name: store.entry(name)["digest"] for name in parts}
     identity = [facts[key] for key in ("config_digest", "tokenizer", "template_digest", "pad_id", "terminators")]
@@ -295,6 +299,7 @@ def _tidy(store: Store) -> None:
         shutil.rmtree(store.path(name), ignore_errors=True)
     kept = store.manifest()["files"]
     for name in store.names():
-        if name.split("/")[0] in OWN and name not in kept:
+        ours = name.split("/")[0] in OWN or re.fullmatch(r"[^/]+/part-\d+\.arrow", name)  # a stage of an earlier build
+        if ours and name not in kept:
             store.remove(name)
     store.sweep()

@@ -1,38 +1,57 @@
-"""Which records go where: the eval split, the epochs of each source, and seeded orders.
+"""Seeded orders: every order is a sort by a keyed digest, never a random stream.
 
-Every order is a sort by a keyed digest, never a random stream: a record's place depends on its id, the seed and the
-epoch alone, so neither file order, nor workers, nor a numpy release can change it, and adding a record moves no other.
+A record's place depends on its id, the seed and the pass alone, so neither file order, nor workers, nor a numpy release
+can change it, and adding a record moves no other.
 
-Cost: one sort of the records an epoch.
+Repeats: a build in which some record is drawn K times has K passes. Each pass is packed by itself, so a record never
+meets its own repeat in a row; the repeats of a record drawn fewer times lie evenly over the passes, so every pass is
+the same mixture, and the rows of one pass follow those of the one before.
+
+Cost: one sort of the records a pass.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from curate.foundation.errors import UsageError
-
 Words = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.integer]
+
+DRAW, ROWS, OFFSET, PASS = 1, 2, 3, 16  # salts
+_NIBBLE: Final = np.full(256, 255, dtype=np.uint8)
+_NIBBLE[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
 
 
-def digest_words(hexes: Sequence[str]) -> Words:
-    """Digests of 32 hex characters as uint64 [n, 2]; raises ValueError for anything else."""
-    if any(len(text) != 32 for text in hexes):
-        raise ValueError("a digest has 32 hex characters")
-    raw = bytes.fromhex("".join(hexes))
-    return np.frombuffer(raw, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+def hex_words(column: Any, words: int = 2) -> Words:
+    """A string column (Arrow, chunked) of digests of 32 hex characters as uint64 [n, words], the high words first;
+    raises ValueError for anything else.
+    """
+    out = np.empty((len(column), words), dtype=np.uint64)
+    at = 0
+    for chunk in column.chunks:
+        offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        if chunk.null_count or (np.diff(offsets) != 32).any():
+            raise ValueError("a digest has 32 hex characters")
+        if len(chunk):
+            text = np.frombuffer(chunk.buffers()[2], dtype=np.uint8)[offsets[0] : offsets[-1]]
+            nibbles = _NIBBLE[text].reshape(-1, 32)[:, : 16 * words]
+            if (nibbles > 15).any():
+                raise ValueError("a digest has lower-case hex characters only")
+            raw = np.ascontiguousarray((nibbles[:, ::2] << 4) | nibbles[:, 1::2])
+            out[at : at + len(chunk)] = raw.view(">u8")
+        at += len(chunk)
+    return out
 
 
-def keyed(words: Words, seed: int, salt: int = 0) -> Words:
+def keyed(words: Words, seed: int, salt: int = 0) -> npt.NDArray[np.uint64]:
     """A 64-bit digest of each row of `words` [n, 2] under seed and salt: splitmix64 (Steele et al., 2014)."""
     with np.errstate(over="ignore"):
         state = np.full(len(words), np.uint64(seed))
-        for word in (np.full(len(words), np.uint64(salt)), words[:, 0], words[:, 1]):
+        for word in (np.uint64(salt), words[:, 0], words[:, 1]):
             state = _mixed(state ^ word)
     return state
 
@@ -44,38 +63,35 @@ def _mixed(state: Words) -> Words:
     return state ^ (state >> np.uint64(31))
 
 
-def held_for_eval(content: Words, fraction: float) -> Bools:
-    """Whether each record belongs to the eval split: by its content digest, so equal contents never straddle."""
+def held_for_eval(content: npt.NDArray[np.uint64], fraction: float) -> Bools:
+    """Whether each record belongs to the eval split, by its content digest, so equal contents never straddle.
+
+    `content` is the first half of each digest, uint64 [records].
+    """
     if fraction <= 0:
         return np.zeros(len(content), dtype=bool)
-    return content[:, 0] < np.uint64(int(fraction * 2.0**64))
+    return content < np.uint64(int(fraction * 2.0**64))
 
 
-def draws(ids: Words, sources: npt.NDArray[np.integer], epochs: Sequence[float], seed: int) -> npt.NDArray[np.int32]:
-    """How often each record is drawn, int32 [n]: floor(epochs) of its source, and once more for the seeded first
-    round(fraction x n) records of that source.
+def draw_order(ids: Words, seen: Ints, seed: int) -> npt.NDArray[np.int64]:
+    """The order in which records are drawn: those an earlier stage drew less often first, then by keyed digest."""
+    return np.lexsort((ids[:, 1], ids[:, 0], keyed(ids, seed, DRAW), seen))
+
+
+def in_pass(offset: Ints, times: Ints, passes: int, number: int) -> tuple[Bools, npt.NDArray[np.int32]]:
+    """Whether each record (drawn `times`, from its `offset` on) lies in pass `number`, and as which of its repeats.
+
+    Repeat i lies in pass (offset + floor(i x passes / times)) mod passes: all distinct, and evenly spread.
     """
-    times = np.zeros(len(ids), dtype=np.int32)
-    order = np.lexsort((ids[:, 1], ids[:, 0], keyed(ids, seed, salt=1)))
-    for code, wanted in enumerate(epochs):
-        mine = order[sources[order] == code]
-        whole = int(wanted)
-        times[mine] = whole
-        times[mine[: round((wanted - whole) * len(mine))]] += 1
-    return times
+    offset, times = offset.astype(np.int64), times.astype(np.int64)
+    place = (number - offset) % passes
+    repeat = -(-place * times // passes)
+    there = (repeat < times) & (repeat * passes // np.maximum(times, 1) == place)
+    wraps = -(-(passes - offset) * times // passes)  # the first repeat past the last pass: it comes first of all
+    return there, ((repeat - wraps) % np.maximum(times, 1)).astype(np.int32)
 
 
-def row_order(count: int, seed: int) -> npt.NDArray[np.int64]:
-    """A seeded order of `count` rows, so that length and source never follow position."""
-    numbers = np.stack((np.arange(count, dtype=np.uint64), np.zeros(count, dtype=np.uint64)), axis=1)
-    return np.argsort(keyed(numbers, seed, salt=2), kind="stable")
-
-
-def epochs_of(names: Sequence[str], wanted: Mapping[str, float]) -> list[float]:
-    """The epochs of each source (1 unless the recipe says otherwise); an unknown source is a UsageError."""
-    for name in wanted:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"sources here: {', '.join(names[:10])}"
-            raise UsageError(f"pack.epochs names {name!r}, which is not a source of this folder", hint=hint)
-    return [float(wanted.get(name, 1.0)) for name in names]
+def row_order(count: int, seed: int, number: int = 0) -> npt.NDArray[np.int64]:
+    """A seeded order of the `count` rows of a pass, so that length and source never follow position."""
+    words = np.stack((np.arange(count, dtype=np.uint64), np.full(count, number, dtype=np.uint64)), axis=1)
+    return np.argsort(keyed(words, seed, ROWS), kind="stable")

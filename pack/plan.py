@@ -5,26 +5,28 @@
 A record is judged whole: if one of its segments fails, all of it goes. Every order is by id and seed, so neither file
 order nor worker count reaches the result.
 
-Cost: a few sorts of the segments; about 250 bytes a segment of memory.
+Cost: a few sorts of the segments; `make bench` measures the bytes a segment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from curate.foundation.errors import DataError
 from curate.foundation.store import digest_bytes
-from pack.binning import Bins, assign, lower_bound
+from pack.binning import assign, lower_bound
+from pack.choosing import WHY, Facets
 from pack.config import PackConfig
-from pack.mixture import digest_words, draws, epochs_of, held_for_eval, keyed, row_order
+from pack.curriculum import Supply, draw
+from pack.documents import Documents
+from pack.mixture import OFFSET, PASS, held_for_eval, in_pass, keyed, row_order
 from pack.shards import TRAINED_BIT
-from pack.tokenstore import TokenStore
+from pack.tokenstore import TokenStore, Unit
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -34,60 +36,22 @@ PACKED, EVAL, OVERLONG, TEMPLATE, NOTDRAWN = range(5)
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
-    """Every segment of every record in id order: `number` in the token store, `record` it belongs to, its facts."""
-
-    number: Ints
-    record: Ints
-    first: Ints
-    ids: npt.NDArray[np.uint64]
-    content: npt.NDArray[np.uint64]
-    source: Ints
-    segment: Ints
-    length: Ints
-    trained: Ints
-    names: list[str]
-
-    def per_record(self, flags: Array) -> Array:
-        """Whether any segment of each record is flagged."""
-        return np.logical_or.reduceat(flags, self.first) if len(self.first) else flags
-
-    @classmethod
-    def read(cls, tokens: TokenStore) -> Documents:
-        """Sort the documents of a token store by id; two records with one id are a DataError."""
-        table = tokens.table
-        try:
-            ids, content = (digest_words(table.column(name).to_pylist()) for name in ("id", "content"))
-        except ValueError as error:
-            raise DataError(f"a record's id or content is no digest: {error}", hint="run: curate verify") from error
-        segment = tokens.column("segment")
-        number = np.lexsort((segment, ids[:, 1], ids[:, 0]))
-        ids, segment = ids[number], segment[number]
-        same = np.concatenate(([False], (ids[1:] == ids[:-1]).all(axis=1)))
-        if (same & (segment == 0)).any():
-            twice = table.column("id")[int(number[np.flatnonzero(same & (segment == 0))[0]])]
-            raise DataError(f"two records have the id {twice}", hint="run: curate verify")
-        names = sorted(pc.unique(table.column("source")).to_pylist())
-        codes = pc.index_in(table.column("source"), value_set=_strings(names)).to_numpy().astype(np.int64)
-        length, trained = tokens.lengths[number], tokens.column("trained")[number]
-        record = np.cumsum(~same) - 1
-        return cls(
-            number, record, np.flatnonzero(~same), ids, content[number], codes[number], segment, length, trained, names
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Split:
-    """Where segments lie: row r holds segments `rows[r]:rows[r + 1]` of `documents` (numbers in the token store)."""
+    """Where segments lie: row r holds segments `rows[r]:rows[r + 1]` of `documents` (numbers in the token store).
+
+    `table` says what a stage drew from each source; empty for the eval split.
+    """
 
     name: str
+    ctx: int
     rows: Ints
-    documents: Ints
+    documents: Array
     epochs: npt.NDArray[np.int32]
-    lengths: Ints
-    trained: Ints
-    sources: Ints
+    lengths: Array
+    trained: Array
+    sources: Array
     bound: int
+    table: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def digest(self) -> str:
         """The digest of the whole assignment."""
@@ -97,11 +61,16 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The fate of each record (an index into FATES) and the two splits."""
+    """The fate of each record (an index into FATES), why it was not drawn (into WHY), the stages and the eval split.
+
+    `cut` bool [records] says which were truncated to the longest ctx.
+    """
 
     documents: Documents
     fate: npt.NDArray[np.int8]
-    train: Split
+    why: npt.NDArray[np.int8]
+    cut: npt.NDArray[np.bool_]
+    stages: list[Split]
     held: Split
 
     def ledger(self) -> dict[str, dict[str, int]]:
@@ -111,87 +80,141 @@ class Plan:
             name: {
                 "records": int((source == code).sum()),
                 **{fate: int(((source == code) & (self.fate == f)).sum()) for f, fate in enumerate(FATES)},
+                "truncated": int(((source == code) & self.cut).sum()),
             }
             for code, name in enumerate(self.documents.names)
         }
 
 
-def plan(tokens: TokenStore, config: PackConfig) -> Plan:
-    """Decide over every record; raises DataError when nothing is left to train on, or for `overlong: error`."""
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """Segments as they are at one ctx: lengths, trained tokens, and whether each record is too long for it."""
+
+    lengths: Array
+    trained: Array
+    over: Array
+
+
+def plan(tokens: TokenStore, config: PackConfig, units: Sequence[Unit] = (), scale: float = 1.0) -> Plan:
+    """Decide over every record; raises DataError when nothing is left to train on, or for `overlong: error`.
+
+    `units` lets rules see scores and clusters; `scale` shrinks absolute amounts to those of a measured sample.
+    """
     if not tokens.table.num_rows:
         raise DataError("there is no record to pack", hint="see what was removed: curate card OUT")
     documents = Documents.read(tokens)
-    lengths, trained = documents.length, documents.trained
-    fate = np.zeros(len(documents.first), dtype=np.int8)
-    over = lengths > config.ctx
-    if config.overlong == "error" and over.any():
+    failed = documents.any(documents.length == 0)
+    whole = _fitted(tokens, documents, config, config.longest)
+    if config.overlong == "error" and whole.over.any():
         raise DataError(
-            f"{int(documents.per_record(over).sum()):,} records are longer than --ctx {config.ctx} "
-            f"(the longest has {int(lengths.max()):,} tokens)",
+            f"{int(whole.over.sum()):,} records are longer than --ctx {config.longest} "
+            f"(the longest has {int(documents.length.max()):,} tokens)",
             hint="raise --ctx, or use --overlong drop or truncate",
         )
-    if config.overlong == "truncate":
-        lengths, trained = _cut(tokens, documents, config.ctx)
-        over = over & (trained == 0)
-    held = held_for_eval(documents.content[documents.first], config.eval_fraction)
-    fate[held] = EVAL
-    source = documents.source[documents.first]
-    wanted = epochs_of(documents.names, config.epochs)
-    fate[np.array([epochs == 0 for epochs in wanted], dtype=bool)[source]] = NOTDRAWN
-    fate[documents.per_record(over)] = OVERLONG
-    fate[documents.per_record(documents.length == 0)] = TEMPLATE
-    times = np.zeros(len(fate), dtype=np.int32)
-    drawn = fate == PACKED
-    times[drawn] = draws(documents.ids[documents.first][drawn], source[drawn], wanted, config.seed)
-    fate[drawn & (times == 0)] = NOTDRAWN
+    held = held_for_eval(documents.content, config.eval_fraction)
+    free = ~held & ~failed
+    facets = Facets(tokens, documents, units)
+    seen, why = np.zeros(len(free), dtype=np.int32), np.full(len(free), len(WHY), dtype=np.int8)
+    drawn = []
+    for name, ctx, mixed in config.curriculum():
+        fitted = whole if ctx == config.longest else _fitted(tokens, documents, config, ctx)
+        sizes = documents.sum(fitted.lengths), documents.sum(fitted.trained)
+        part = draw(documents, Supply(free & ~fitted.over, *sizes), mixed, facets, seen, config.seed, scale)
+        drawn.append((name, ctx, fitted, part))
+        seen += part.times
+        why = np.minimum(why, np.where(fitted.over, 1, part.why)).astype(np.int8)
+    fate = _fates(documents, held, seen > 0, [free & ~fitted.over for _, _, fitted, _ in drawn])
+    fate[whole.over] = OVERLONG
+    fate[failed] = TEMPLATE
     if not (fate == PACKED).any():
         raise _nothing(documents, fate, config)
-    train = _split("train", documents, (lengths, trained), times, config)
-    held_split = _split("eval", documents, (lengths, trained), (fate == EVAL).astype(np.int32), config)
-    return Plan(documents, fate, train, held_split)
+    stages = [
+        _split((name, ctx), documents, fitted, part.times, config, part.sources) for name, ctx, fitted, part in drawn
+    ]
+    held_split = _split(("eval", config.longest), documents, whole, (fate == EVAL).astype(np.int32), config)
+    cut = documents.any(whole.lengths < documents.length) & ((fate == PACKED) | (fate == EVAL))
+    return Plan(documents, fate, why, cut, stages, held_split)
 
 
-def _cut(tokens: TokenStore, documents: Documents, ctx: int) -> tuple[Ints, Ints]:
-    lengths, trained = np.minimum(documents.length, ctx), documents.trained.copy()
-    for index in np.flatnonzero(documents.length > ctx):
+def _fates(documents: Documents, held: Array, drawn: Array, free: Sequence[Array]) -> npt.NDArray[np.int8]:
+    """Packed, eval or not drawn; a source that might be drawn and is not gives nothing to eval either."""
+    source, count = documents.source[documents.first], len(documents.names)
+    fate = np.where(drawn, PACKED, NOTDRAWN).astype(np.int8)
+    there = np.logical_or.reduce(free)
+    unused = (np.bincount(source[there], minlength=count) > 0) & (np.bincount(source[drawn], minlength=count) == 0)
+    fate[held & ~unused[source]] = EVAL
+    return fate
+
+
+def _fitted(tokens: TokenStore, documents: Documents, config: PackConfig, ctx: int) -> _Fitted:
+    """Over-long records as they are, or their heads when the recipe says truncate."""
+    over = documents.length > ctx
+    if config.overlong != "truncate" or not over.any():
+        return _Fitted(documents.length, documents.trained, documents.any(over))
+    trained = documents.trained.copy()
+    for index in np.flatnonzero(over):
         kept = tokens.tokens(int(documents.number[index]), ctx)
         trained[index] = np.count_nonzero(kept[1:] >= TRAINED_BIT)
-    return lengths, trained
+    return _Fitted(np.minimum(documents.length, np.int32(ctx)), trained, documents.any(over & (trained == 0)))
 
 
-def _split(name: str, documents: Documents, sizes_of: tuple[Ints, Ints], times: Array, config: PackConfig) -> Split:
-    """Pack each epoch by itself, so that a document never meets its own repeat in one row."""
-    lengths, trained = sizes_of
-    chosen: list[Ints] = []
-    packed: list[Bins] = []
-    for epoch in range(int(times.max(initial=0))):
-        mine = np.flatnonzero(times[documents.record] > epoch)
-        key = keyed(documents.ids[mine], config.seed, salt=16 + epoch)
-        mine = mine[np.lexsort((documents.segment[mine], documents.record[mine], key))]
-        chosen.append(mine)
-        packed.append(assign(lengths[mine], config.ctx, config.algorithm, config.window))
-    sizes = np.concatenate([np.diff(bins.starts) for bins in packed] or [np.empty(0, np.int64)])
-    placed = np.concatenate([mine[bins.items] for mine, bins in zip(chosen, packed, strict=True)] or [_NONE])
-    epochs = np.repeat(np.arange(len(packed), dtype=np.int32), [len(mine) for mine in chosen])
-    order = row_order(len(sizes), config.seed)
-    starts = (np.cumsum(sizes) - sizes)[order]
-    rows = np.concatenate(([0], np.cumsum(sizes[order]))).astype(np.int64)
-    take = np.arange(rows[-1]) - np.repeat(rows[:-1] - starts, sizes[order])
-    placed = placed[take]
-    bound = sum(lower_bound(lengths[mine], config.ctx) for mine in chosen)
+def _split(
+    named: tuple[str, int],
+    documents: Documents,
+    fitted: _Fitted,
+    times: npt.NDArray[np.int32],
+    config: PackConfig,
+    table: dict[str, dict[str, Any]] | None = None,
+) -> Split:
+    """Pack each pass by itself (see pack.mixture); the rows of a pass lie in seeded order, the passes one by one."""
+    name, ctx = named
+    drawn = np.flatnonzero(times)
+    times, passes = times[drawn], int(times.max(initial=0))
+    ids = documents.ids[documents.first[drawn]]
+    offset = (keyed(ids, config.seed, OFFSET) % np.uint64(max(1, passes))).astype(np.int64)
+    edges = np.append(documents.first, len(documents.length)).astype(np.int64)
+    counts = (edges[1:] - edges[:-1])[drawn]
+    starts, segments, epochs, bound, before = [np.zeros(1, np.int64)], [_NONE], [_NONE], 0, 0
+    for number in range(passes):
+        there, repeat = in_pass(offset, times, passes, number)
+        order = np.flatnonzero(there)
+        order = order[np.lexsort((ids[order, 1], ids[order, 0], keyed(ids[order], config.seed, PASS + number)))]
+        mine = _spread(documents.first[drawn[order]].astype(np.int64), counts[order])
+        lengths = fitted.lengths[mine].astype(np.int64)
+        bins = assign(lengths, ctx, config.algorithm, config.window)
+        bound += lower_bound(lengths, ctx)
+        rows = row_order(len(bins), config.seed, number)
+        sizes = (bins.starts[1:] - bins.starts[:-1])[rows]
+        take = bins.items[_spread(bins.starts[:-1][rows], sizes)]
+        segments.append(mine[take].astype(np.uint32))
+        epochs.append(np.repeat(repeat[order], counts[order])[take])
+        starts.append(before + np.cumsum(sizes))
+        before += len(take)
+    placed = np.concatenate(segments)
     return Split(
         name,
-        rows,
+        ctx,
+        np.concatenate(starts),
         documents.number[placed],
-        epochs[take],
-        lengths[placed],
-        trained[placed],
+        np.concatenate(epochs).astype(np.int32),
+        fitted.lengths[placed],
+        fitted.trained[placed],
         documents.source[placed],
         bound,
+        table or {},
     )
 
 
-_NONE: Final = np.empty(0, dtype=np.int64)
+_NONE: Final[Array] = np.empty(0, dtype=np.uint32)
+
+
+def _spread(starts: Ints, counts: Ints) -> Ints:
+    """The numbers start, start + 1, ... (`count` of them) of each pair, one after the other."""
+    if (counts == 1).all():
+        return starts
+    ends = np.cumsum(counts)
+    spread: Ints = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
+    return spread
 
 
 def _nothing(documents: Documents, fate: Array, config: PackConfig) -> DataError:
@@ -202,7 +225,7 @@ def _nothing(documents: Documents, fate: Array, config: PackConfig) -> DataError
     if worst == "overlong":
         shortest = int(documents.length[documents.length > 0].min())
         return DataError(
-            f"--ctx {config.ctx} is smaller than every record: the shortest has {shortest:,} tokens ({said})",
+            f"--ctx {config.longest} is smaller than every record: the shortest has {shortest:,} tokens ({said})",
             hint=f"use --ctx {max(shortest, 2)} or more, or --overlong truncate",
         )
     hints = {
@@ -210,9 +233,3 @@ def _nothing(documents: Documents, fate: Array, config: PackConfig) -> DataError
         "eval": "use --eval-fraction 0",
     }
     return DataError(f"no record is left to train on: {said}", hint=hints.get(worst, "raise pack.epochs"))
-
-
-def _strings(names: Sequence[str]) -> Any:
-    import pyarrow as pa
-
-    return pa.array(names, type=pa.string())

@@ -6,6 +6,7 @@ Painting decodes a row once, run by run (segment x trained), so it costs millise
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from curate.foundation.console import printable
 from curate.foundation.errors import UsageError
-from pack.shards import SPLITS, ShardManifest
+from pack.shards import ShardManifest
 
 COLOURS: Final = ("cyan", "magenta", "yellow", "green", "blue", "red")
 Said = tuple[Any, str]
@@ -38,7 +39,7 @@ def row(shards: ShardManifest, split: str, index: int) -> tuple[dict[str, Any], 
         last = f"rows are 0 to {len(reader) - 1}" if len(reader) else f"the split {split!r} is empty"
         raise UsageError(f"--row {index}: no such row in {shards.root}/{split}", hint=last)
     tokenizer, packed, segments = Tokenizer.load(shards.tokenizer), reader.row(index), reader.segments(index)
-    pieces: list[tuple[str, str]] = [("bold", f"{split} row {index}, {shards.ctx} tokens, {len(segments)} segments\n")]
+    pieces: list[tuple[str, str]] = [("bold", f"{split} row {index}, {reader.ctx} tokens, {len(segments)} segments\n")]
     for number, segment in enumerate(segments):
         colour = COLOURS[number % len(COLOURS)]
         told = f"{segment['id']}  {segment['source']}  epoch {segment['epoch']}"
@@ -51,7 +52,7 @@ def row(shards: ShardManifest, split: str, index: int) -> tuple[dict[str, Any], 
             segment["text"].append({"start": start, "trained": trained, "text": text})
             pieces.append((f"bold {colour}" if trained else f"dim {colour}", text))
         pieces.append(("", "\n"))
-    pad = shards.ctx - sum(segment["length"] for segment in segments)
+    pad = reader.ctx - sum(segment["length"] for segment in segments)
     pieces.append(("dim", f"── pad {pad} ──\n"))
     return {"split": split, "row": index, "segments": segments, "pad": pad}, pieces
 
@@ -75,7 +76,7 @@ def paint(pieces: list[tuple[str, str]]) -> None:
 def places(shards: ShardManifest, ident: str) -> list[dict[str, Any]]:
     """Every place of a record: split, part, row, start and length of each of its segments."""
     found = []
-    for split in SPLITS:
+    for split in shards.splits:
         for path, first, batch in shards.open(split).batches():
             column = batch.column("segments")
             hits = np.flatnonzero(pc.equal(column.values.field("id"), ident).to_numpy(zero_copy_only=False))
@@ -130,8 +131,44 @@ def find_row(shards: ShardManifest, ident: str, split: str | None) -> tuple[str,
 def stats(root: Path) -> Said:
     """The counts of a build, from the manifest alone."""
     facts = ShardManifest.read(root).facts
-    keys = ("ctx", "splits", "sources", "totals", "lengths", "engine", "tokenizer", "fingerprint", "embedded_tokenizer")
-    return {key: facts[key] for key in keys}, report(facts)
+    keys = (
+        "ctx",
+        "stages",
+        "splits",
+        "sources",
+        "totals",
+        "lengths",
+        "engine",
+        "tokenizer",
+        "fingerprint",
+        "embedded_tokenizer",
+    )
+    return {key: facts.get(key) for key in keys}, report(facts)
+
+
+def mixture_table(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is drawn from each source, one aligned line each, and the sum."""
+    keys = ("available", "records", "documents", "tokens", "trained")
+    total = {key: sum(entry[key] for entry in sources.values()) for key in keys}
+    rows: list[tuple[str, ...]] = [
+        ("source", "available", "records", "documents", "tokens", "trained", "share %", "epochs")
+    ]
+    for name, entry in [*sources.items(), ("total", total)]:
+        share = f"{100 * entry['tokens'] / total['tokens']:.1f}" if total["tokens"] else "-"
+        epochs = f"{entry['epochs']:g}" if "epochs" in entry else ""
+        rows.append((printable(name), *(f"{entry[key]:,}" for key in keys), share, epochs))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def report(facts: Any) -> str:
@@ -156,17 +193,13 @@ def report(facts: Any) -> str:
         share = f"{100 * entry['trained'] / entry['tokens']:.1f}" if entry["tokens"] else "-"
         epochs = f"{entry['epochs']:g}" if "epochs" in entry else ""
         rows.append((printable(name), *(f"{count:,}" for count in counts), share, epochs))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    for split in (name for name in SPLITS if name in facts["splits"]):
-        entry = facts["splits"][split]
+    lines = aligned(rows)
+    if len(stages := facts.get("stages") or []) > 1:
+        for stage in stages:
+            lines += [f"stage {stage['name']}:", *mixture_table(stage["sources"])]
+    for split, entry in facts["splits"].items():
         lines.append(
-            f"{split}: {entry['rows']:,} rows of {facts['ctx']:,} (bound {entry['lower_bound']:,}), "
+            f"{split}: {entry['rows']:,} rows of {entry.get('ctx', facts['ctx']):,} (bound {entry['lower_bound']:,}), "
             f"fill {100 * entry['fill']:.2f} %, {entry['segments']:,} segments, "
             f"{entry['tokens']:,} tokens, {entry['trained']:,} trained"
         )

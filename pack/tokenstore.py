@@ -27,6 +27,7 @@ from curate.foundation.errors import DataError
 from curate.foundation.store import Store, digest_file, digest_of
 from curate.record import SCHEMA as RECORD
 from curate.record import Message, from_row
+from pack import truncate
 from pack.shards import TRAINED_BIT
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def renderer(settings: str, verdict: str = "") -> Renderer:
 
         chosen = json.loads(settings)
         engine, tokenizer = chosen.pop("tokenizer_engine"), Tokenizer.load(chosen.pop("tokenizer"))
+        chosen.pop("turns_limit", None)  # it shapes the unit, not the renderer
         known = Verdict(**json.loads(verdict)) if verdict else None
         _loaded.clear()
         _loaded[settings] = Renderer(tokenizer, **chosen, engine=engine, verdict=known)
@@ -112,13 +114,14 @@ def encode(unit: Unit) -> dict[str, Any]:
     if unit.first == 0 and (found := digest_file(path)) != unit.digest:
         raise DataError(f"{path}: its digest is {found}, the manifest says {unit.digest}", hint="run: curate verify")
     counts: dict[str, Counter[str]] = {}
+    limit = json.loads(unit.settings).get("turns_limit", 0)
     with ExitStack() as stack:
         tokens = stack.enter_context(stack.enter_context(store.writing(unit.tokens)).open("wb"))
         sink = pa.OSFile(str(stack.enter_context(store.writing(unit.documents))), "wb")
         table = stack.enter_context(pa.ipc.new_file(stack.enter_context(sink), DOCUMENT))
         for first, batch in rows_of(unit, BATCH):
             table.write_batch(
-                _encode_batch(first, batch.to_pylist(), renderer(unit.settings, unit.verdict), tokens, counts)
+                _encode_batch(first, batch.to_pylist(), renderer(unit.settings, unit.verdict), limit, tokens, counts)
             )
     summary = {source: dict(sorted(count.items())) for source, count in sorted(counts.items())}
     store.mark(f"tokens/{unit.unit}", unit.key, [unit.tokens, unit.documents], summary)
@@ -150,9 +153,18 @@ def rows_of(unit: Unit, size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 
 def _encode_batch(
-    first: int, rows: Sequence[dict[str, Any]], render: Renderer, tokens: BinaryIO, counts: dict[str, Counter[str]]
+    first: int,
+    rows: Sequence[dict[str, Any]],
+    render: Renderer,
+    limit: int,
+    tokens: BinaryIO,
+    counts: dict[str, Counter[str]],
 ) -> pa.RecordBatch:
-    results = render.encode_batch([(from_row(row).messages, row["tools"]) for row in rows])
+    records = [(from_row(row).messages, row["tools"]) for row in rows]
+    results = render.encode_batch(records)
+    if limit:  # --overlong truncate-turns
+        for place in truncate.fit(render, records, results, limit):
+            counts.setdefault(rows[place]["source"], Counter())["turns_dropped"] += 1
     columns: dict[str, list[Any]] = {name: [] for name in DOCUMENT.names}
     for place, (row, result) in enumerate(zip(rows, results, strict=True)):
         row["row"] = first + place

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from curate.foundation.errors import DataError
 from curate.foundation.store import Store
 from pack.account import law
-from pack.shards import BATCH_ROWS, IGNORE, SPLITS, ShardManifest
+from pack.shards import BATCH_ROWS, IGNORE, ShardManifest
 
 LIMIT = 100
 
@@ -31,14 +31,17 @@ def problems(root: Path) -> tuple[list[str], dict[str, int]]:
     checked = {"files": len(shards.facts["files"]), "rows": 0}
     unreadable = {line.split(":")[0] for line in found}
     sums: dict[str, dict[str, int]] = {}
-    for split in SPLITS:
+    for split in shards.splits:
         names = shards.facts["splits"].get(split, {}).get("parts", [])
         if unreadable.intersection(names):
             continue  # its digest already says so, and its content proves nothing
         totals = sums.setdefault(split, {"rows": 0, "segments": 0, "tokens": 0, "trained": 0, "pad": 0})
         for path, first, batch in shards.open(split).batches():
             part = path.relative_to(root).as_posix()
-            found += [f"{part} row {first + row}: {said}" for row, said in _batch(batch, shards.ctx, shards.pad_id)]
+            found += [
+                f"{part} row {first + row}: {said}"
+                for row, said in _batch(batch, shards.split_ctx(split), shards.pad_id)
+            ]
             _add(totals, batch)
         checked["rows"] += totals["rows"]
         for key, count in totals.items():
@@ -110,9 +113,10 @@ def _add(totals: dict[str, int], batch: pa.RecordBatch) -> None:
 def _records(shards: ShardManifest) -> list[str]:
     """The law by source, with records counted in the files: distinct ids of a split, rows of `removed/`."""
     held: dict[tuple[str, str], int] = {}
-    for split, fate in (("train", "packed"), ("eval", "eval")):
+    for fate, splits in (("packed", shards.splits[:-1]), ("eval", ["eval"])):
         seen = [
             (segments.field("source"), segments.field("id"))
+            for split in splits
             for _, _, batch in shards.open(split).batches()
             for segments in [batch.column("segments").values]
         ]
