@@ -52,6 +52,7 @@ def filter_command(
     sets: options.Sets = None,
     workers: options.Workers = 0,
     executor: options.Backend = "auto",
+    address: options.Address = None,
     cards: options.Cards = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
@@ -73,7 +74,7 @@ def filter_command(
     if print_config:
         show_config(console, resolved)
         return
-    spread = Spread(workers, executor, overwrite, cards)
+    spread = Spread(workers, executor, overwrite, cards, address)
     if dry_run:
         console.result(*commands.plan(raw, out, resolved, sources, overwrite=overwrite))
         return
@@ -136,6 +137,7 @@ def restore(
     ident: Annotated[list[str] | None, typer.Option("--id", help="Only this record (repeatable).")] = None,
     workers: options.Workers = 0,
     executor: options.Backend = "auto",
+    address: options.Address = None,
     cards: options.Cards = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -144,7 +146,7 @@ def restore(
     from curate import commands
 
     console = Console(as_json=as_json, quiet=quiet)
-    spread = Spread(workers, executor, False, cards)
+    spread = Spread(workers, executor, False, cards, address)
     console.result(*commands.restore(out, rule, source, ident or [], spread, console))
 
 

@@ -35,6 +35,7 @@ def _stage_command(stage: str, about: str) -> None:
         sets: options.Sets = None,
         workers: options.Workers = 0,
         executor: options.Backend = "auto",
+        address: options.Address = None,
         cards: options.Cards = None,
         overwrite: options.Overwrite = False,
         print_config: options.PrintConfig = False,
@@ -50,7 +51,7 @@ def _stage_command(stage: str, about: str) -> None:
         if print_config:
             show_config(console, resolved)
             return
-        spread = Spread(workers, executor, overwrite, cards)
+        spread = Spread(workers, executor, overwrite, cards, address)
         console.result(*commands.one_stage(source, out, resolved, spread, console, f"curate {stage}"))
 
 
@@ -78,6 +79,7 @@ def minhash_command(
     sets: options.Sets = None,
     workers: options.Workers = 0,
     executor: options.Backend = "auto",
+    address: options.Address = None,
     cards: options.Cards = None,
     overwrite: options.Overwrite = False,
     print_config: options.PrintConfig = False,
@@ -97,5 +99,5 @@ def minhash_command(
         return
     if recall is not None:
         console.say(commands.s_curve(resolved.config))
-    spread = Spread(workers, executor, overwrite, cards)
+    spread = Spread(workers, executor, overwrite, cards, address)
     console.result(*commands.one_stage(source, out, resolved, spread, console, "curate minhash"))

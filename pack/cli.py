@@ -23,6 +23,9 @@ app = typer.Typer(
 
 Shards = Annotated[Path, typer.Argument(metavar="[SHARDS]", help="A folder of packed shards.")]
 Ident = Annotated[str, typer.Argument(metavar="ID", help="A record's id, 32 hex characters.")]
+Overlong = Annotated[
+    str | None, typer.Option("--overlong", metavar="W", help="drop | truncate-turns | truncate | error.")
+]
 
 
 def main() -> None:
@@ -48,7 +51,7 @@ def build_command(
         str | None, typer.Option("--loss-on", metavar="W", help="assistant | last | all | completion.")
     ] = None,
     algorithm: Annotated[str | None, typer.Option("--algorithm", metavar="A", help="bfd | first-fit | none.")] = None,
-    overlong: Annotated[str | None, typer.Option("--overlong", metavar="W", help="drop | truncate | error.")] = None,
+    overlong: Overlong = None,
     control_tokens: Annotated[
         str | None,
         typer.Option("--control-tokens", metavar="W", help="Literal ones in content: text | strip | reject."),
@@ -64,6 +67,7 @@ def build_command(
     sets: options.Sets = None,
     workers: options.Workers = 0,
     executor: options.Backend = "auto",
+    address: options.Address = None,
     cards: options.Cards = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
@@ -95,11 +99,9 @@ def build_command(
         data = {"config": resolved.config.model_dump(mode="json"), "origins": resolved.origins}
         console.result(data, "\n".join(resolved.lines("pack")))
         return
-    if dry_run:
-        console.result(*commands.plan_build(out, shards, found))
-        return
-    spread = Spread(workers, executor, overwrite, cards)
-    console.result(*commands.build_shards(out, shards, found, spread, console))
+    command = commands.plan_build if dry_run else commands.build_shards
+    spread = Spread(workers, executor, overwrite, cards, address)
+    console.result(*command(out, shards, found, spread, console))
 
 
 @app.command("show")
@@ -107,7 +109,9 @@ def show_command(
     shards: Shards = Path("shards"),
     row: Annotated[int | None, typer.Option("--row", metavar="N", help="The row's number in its split.")] = None,
     ident: Annotated[str | None, typer.Option("--id", metavar="ID", help="The row that holds this record.")] = None,
-    split: Annotated[str | None, typer.Option("--split", metavar="S", help="train (the default) or eval.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="S", help="train (the default), eval, or a stage.")
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -116,16 +120,16 @@ def show_command(
     import sys
 
     from pack import show
-    from pack.shards import SPLITS, ShardManifest
+    from pack.shards import ShardManifest
 
     if (row is None) == (ident is None):
         raise UsageError("name one row", hint="pack show SHARDS --row 0, or --id ID")
-    if split not in (None, *SPLITS):
-        raise UsageError(f"--split {split}: no such split", hint=f"splits are {', '.join(SPLITS)}")
     console, manifest = Console(as_json=as_json, quiet=quiet), ShardManifest.read(shards)
+    if split not in (None, *manifest.splits):
+        raise UsageError(f"--split {split}: no such split", hint=f"splits are {', '.join(manifest.splits)}")
     if ident is not None:
         split, row = show.find_row(manifest, ident, split)
-    data, pieces = show.row(manifest, split or "train", row or 0)
+    data, pieces = show.row(manifest, split or manifest.splits[0], row or 0)
     if not as_json and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         show.paint(pieces)
     else:

@@ -5,8 +5,8 @@ back in the order of the items whatever the number of workers, so everything der
 1, 2 or 1,000 workers. At most `2 x workers` items are in flight. An error names its item. A worker that the kernel
 kills is found out: what was in flight is retried alone, and only the item that kills again is blamed.
 
-Backends: `inline` (this process) and `processes` (spawned, dying with their parent). A Slurm or Kubernetes slice takes
-`slice_of(items, i, n)` of the same list.
+Backends: `inline` (this process), `processes` (spawned, dying with their parent), `ray` (cluster.py). A Slurm or
+Kubernetes slice takes `slice_of(items, i, n)` of the same list.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Inline:
             except OSError:
                 raise
             except Exception as error:
-                raise _blame(name(item), error) from error
+                raise blame(name(item), error) from error
 
 
 class Processes:
@@ -74,7 +74,7 @@ class Processes:
         todo = iter(items)
         flight: deque[tuple[Item, Future[Result]]] = deque()
         try:
-            for item in _take(todo, 2 * self.workers):
+            for item in take(todo, 2 * self.workers):
                 flight.append((item, self._submit(task, item)))
             while flight:
                 item, future = flight.popleft()
@@ -87,8 +87,8 @@ class Processes:
                 except (GristmillError, OSError):
                     raise
                 except Exception as error:
-                    raise _blame(name(item), error) from error
-                for following in _take(todo, 1):
+                    raise blame(name(item), error) from error
+                for following in take(todo, 1):
                     flight.append((following, self._submit(task, following)))
                 yield result
         except BaseException:
@@ -129,11 +129,13 @@ class Processes:
         return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
 
 
-def executor(kind: str = "auto", workers: int = 0) -> Executor:
-    """Choose a backend: `inline`, `processes`, or `auto` (processes when there is more than one worker).
+def executor(kind: str = "auto", workers: int = 0, address: str | None = None) -> Executor:
+    """Choose a backend: `inline`, `processes`, `ray`, or `auto` (processes when there is more than one worker).
 
-    `workers` 0 means one for each usable core.
+    `workers` 0 means one for each usable core; `address` is that of a Ray cluster.
     """
+    if address is not None and kind != "ray":
+        raise UsageError(f"--address {address}: only Ray has one", hint=f"add --executor ray --address {address}")
     if workers < 0:
         raise UsageError(f"--workers {workers}: must be 1 or more", hint="leave it out to use every core")
     count = workers or usable_cores()
@@ -141,23 +143,28 @@ def executor(kind: str = "auto", workers: int = 0) -> Executor:
         return Inline()
     if kind in ("processes", "auto"):
         return Processes(count)
-    raise UsageError(f"--executor {kind}: not a backend", hint="use inline or processes")
+    if kind == "ray":
+        from curate.foundation.cluster import Ray
+
+        return Ray(workers, address)
+    raise UsageError(f"--executor {kind}: not a backend", hint="use inline, processes or ray")
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How a command runs: workers, backend, whether to start afresh, and the gallery to publish to."""
+    """How a command runs: workers, backend, whether to start afresh, the gallery to publish to, a Ray cluster."""
 
     workers: int
     executor: str
     overwrite: bool
     cards: Path | None
+    address: str | None = None
 
     def over(self, size: int, small: int) -> Executor:
         """The executor for `size` bytes; under `small`, workers are not worth their start, unless they were asked for."""
         if self.executor == "auto" and not self.workers and size < small:
             return Inline()
-        return executor(self.executor, self.workers)
+        return executor(self.executor, self.workers, self.address)
 
 
 def usable_cores() -> int:
@@ -172,7 +179,8 @@ def slice_of(items: Sequence[Item], index: int, count: int) -> list[Item]:
     return list(items[index::count])
 
 
-def _take(source: Iterator[Item], count: int) -> Iterable[Item]:
+def take(source: Iterator[Item], count: int) -> Iterable[Item]:
+    """Up to `count` further items."""
     for _ in range(count):
         try:
             yield next(source)
@@ -180,7 +188,8 @@ def _take(source: Iterator[Item], count: int) -> Iterable[Item]:
             return
 
 
-def _blame(name: str, error: BaseException) -> GristmillError:
+def blame(name: str, error: BaseException) -> GristmillError:
+    """What a task raised that no user can cause, as an error that names its item."""
     if isinstance(error, MemoryError):
         return MachineError(f"{name}: out of memory", hint="use fewer --workers")
     blamed = GristmillError(
@@ -194,10 +203,7 @@ def _start_worker(parent: int) -> None:
     """Die with the parent, leave Ctrl-C to it, and keep each library to one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ["POLARS_MAX_THREADS"] = "1"
-    os.environ["NUMBA_NUM_THREADS"] = "1"
-    os.environ["RAYON_NUM_THREADS"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    single_threaded()
     if sys.platform == "linux":
         import ctypes
 
@@ -206,6 +212,13 @@ def _start_worker(parent: int) -> None:
             os._exit(1)
     else:  # pragma: no cover - measured on Linux only
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def single_threaded() -> None:
+    """Keep each library that this process has not loaded yet to one thread: workers share the cores."""
+    for name in ("POLARS_MAX_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _watch(parent: int) -> None:  # pragma: no cover - see _start_worker

@@ -16,4 +16,5 @@ PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print every s
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start the output folder afresh.")]
 Cards = Annotated[Path | None, typer.Option("--cards", metavar="DIR", help="Publish the card to this gallery too.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", help="Worker processes; 0 = one a core.", min=0)]
-Backend = Annotated[str, typer.Option("--executor", metavar="KIND", help="inline | processes | auto.")]
+Backend = Annotated[str, typer.Option("--executor", metavar="KIND", help="inline | processes | ray | auto.")]
+Address = Annotated[str | None, typer.Option("--address", metavar="HOST:PORT", help="The Ray cluster to use.")]
