@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from string import Formatter
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ IDS: Final = ("task_id", "unique_id", "question_id", "prompt_id", "query_id", "i
 MMLU: Final = Fields(
     question="question", choices=("A", "B", "C", "D"), answer="answer", columns=("question", *"ABCD", "answer")
 )
+PREFIX: Final = "Question: "  # of a prompt, not of the question: ARC as evaluation harnesses hand it on
 OUTPUTS: Final = "outputs of models, not questions"
 
 
@@ -60,15 +62,20 @@ def model_outputs(row: Any) -> bool:
 
 def guess(row: Mapping[str, Any]) -> Fields | None:
     """The fields of a row by its columns; None when no column is known to hold a question."""
-    question = next((name for name in QUESTIONS if all(column in row for column in columns_of(name))), None)
+    inner = ((name, value if isinstance(value, dict) else None) for name, value in row.items())
+    return _guess(tuple(path for name, value in inner for path in (name, *(f"{name}.{key}" for key in value or ()))))
+
+
+@lru_cache(256)
+def _guess(paths: tuple[str, ...]) -> Fields | None:
+    question = next((name for name in QUESTIONS if set(columns_of(name)) <= set(paths)), None)
     if question is None:
         return None
     taken = columns_of(question)
-    choices = next((name for name in CHOICES if _there(row, name)), None)
-    answer = next((name for name in ANSWERS if name in row and name not in taken), None)
-    return Fields(
-        question=question, choices=choices, answer=answer, id=next((name for name in IDS if name in row), None)
-    )
+    choices = next((name for name in CHOICES if {*([name] if isinstance(name, str) else name)} <= set(paths)), None)
+    answer = next((name for name in ANSWERS if name in paths and name not in taken), None)
+    ident = next((name for name in IDS if name in paths and name not in taken), None)
+    return Fields(question=question, choices=choices, answer=answer, id=ident)
 
 
 def columns_of(question: str) -> list[str]:
@@ -76,10 +83,6 @@ def columns_of(question: str) -> list[str]:
     if "{" not in question:
         return [question]
     return [name for _, name, _, _ in Formatter().parse(question) if name]
-
-
-def _there(row: Mapping[str, Any], name: str | tuple[str, ...]) -> bool:
-    return all(_look(row, part) is not None for part in ((name,) if isinstance(name, str) else name))
 
 
 def ask(row: Any, fields: Fields | None) -> Asked:
@@ -131,7 +134,7 @@ def _question(row: Mapping[str, Any], question: str) -> tuple[str, ...]:
             literal + (_text(values[name]).strip() if name else "") for literal, name, _, _ in Formatter().parse(question)
         ]
         return tuple(text for text in ["".join(parts).strip()] if text)
-    return tuple(text for turn in _turns(values[names[0]]) if (text := turn.strip()))
+    return tuple(text for turn in _turns(values[names[0]]) if (text := turn.strip().removeprefix(PREFIX).strip()))
 
 
 def _turns(value: Any) -> Iterator[str]:
