@@ -46,7 +46,7 @@ class Ray:
                 raise UsageError(
                     f"--address {address}: no Ray cluster answers there", hint="start one: ray start --head"
                 ) from error
-        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self.workers = workers or max(1, int(self.ray.cluster_resources().get("CPU", 1)))
 
     def map(self, task: Callable[[Item], Result], items: Sequence[Item], *, name: Name = str) -> Iterator[Result]:
         """Yield `task(item)` for each item, in order."""
