@@ -135,8 +135,8 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
             console.say(f"{job.shards} is up to date")
             return _finished(store)
         store.remove(MANIFEST)
-        units = _guarded(units_of(job, identity), render)
-        encoded = _encode(units, executor, console)
+        units = guarded(units_of(job, identity), render)
+        encoded = encode_all(units, executor, console)
         tokens = TokenStore(job.shards, units)
         decided = plan(tokens, job.config, units)
         pad_id = _pad_id(render.tokenizer)
@@ -161,13 +161,14 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
         return _finished(store)
 
 
-def _guarded(units: list[Unit], render: Any) -> list[Unit]:
+def guarded(units: list[Unit], render: Any) -> list[Unit]:
     """Let the engine prove itself on the user's own records; one that fails is switched off for all workers."""
     verdict = canonical(render.guard(sample(units)).facts())
     return [replace(unit, verdict=verdict) for unit in units]
 
 
-def _encode(units: list[Unit], executor: Executor, console: Console) -> list[dict[str, Any]]:
+def encode_all(units: list[Unit], executor: Executor, console: Console) -> list[dict[str, Any]]:
+    """Pass 1 over all units; their summaries in order."""
     out = []
     with console.progress("tokenising", len(units)) as advance:
         for summary in executor.map(encode, units, name=lambda unit: f"{unit.file} from row {unit.first}"):

@@ -9,11 +9,10 @@ from typing import Any
 from curate.config import Resolved, resolve
 from curate.foundation.console import Console
 from curate.foundation.executor import Spread
-from pack.build import Build, build, check_target, open_records
+from pack.build import Build, build, open_records
 from pack.config import PackConfig
 
 Said = tuple[Any, str]
-PROBE = 400  # records measured by --dry-run
 SMALL = 2 << 20  # bytes of compressed records that one process encodes in the time that workers take to start
 
 
@@ -48,8 +47,7 @@ def build_shards(
     resolved, records = found
     console.say(headline(resolved.config))
     job = Build(out, shards, records, resolved)
-    size = sum(entry["bytes"] for name, entry in records["files"].items() if name.startswith("records/"))
-    manifest = build(job, spread.over(size, SMALL), console, overwrite=spread.overwrite)
+    manifest = build(job, spread.over(records_bytes(records), SMALL), console, overwrite=spread.overwrite)
     if spread.cards is not None:
         from curate.cards.render import write_card
 
@@ -61,6 +59,7 @@ def build_shards(
         "warnings",
         "sources",
         "totals",
+        "stages",
         "splits",
         "fingerprint",
         "digest",
@@ -72,41 +71,18 @@ def build_shards(
     return {"shards": str(shards), **{key: manifest[key] for key in keys}}, text
 
 
-def plan_build(out: Path, shards: Path, found: tuple[Resolved[PackConfig], dict[str, Any]]) -> Said:
-    """`--dry-run`: files, records by source, and an estimate from a measured sample; nothing is written."""
-    from pack.build import units_of
-    from pack.tokenstore import renderer, sample
+def plan_build(
+    out: Path, shards: Path, found: tuple[Resolved[PackConfig], dict[str, Any]], spread: Spread, console: Console
+) -> Said:
+    """`--dry-run`: the mixture by source and stage, from real lengths; nothing is written."""
+    from pack.preview import preview, said
 
     resolved, records = found
     job = Build(out, shards, records, resolved)
-    units = units_of(job, "")
-    check_target(shards, out)
-    rows: dict[str, int] = {}
-    for unit in units:
-        rows[unit.file] = rows.get(unit.file, 0) + unit.last - unit.first
-    results = renderer(job.settings).encode_batch(sample(units, PROBE))
-    fits = [sum(len(part.ids) for part in result) for result in results if isinstance(result, list)]
-    total, mean = sum(rows.values()), sum(fits) / max(1, len(fits))
-    tokens = round(total * mean * len(fits) / max(1, len(results)))
-    size = round(tokens * 12.2)  # three int32 and a bit a token, and the segments
-    data: dict[str, Any] = {
-        "files": rows,
-        "records": total,
-        "measured": len(results),
-        "template_failed_in_sample": len(results) - len(fits),
-        "tokens_a_record": round(mean, 1),
-        "rows_estimate": -(-tokens // resolved.config.ctx),
-        "bytes_estimate": size,
-        "config": resolved.config.model_dump(mode="json"),
-    }
-    text = "\n".join(
-        [
-            headline(resolved.config),
-            *(f"{count:>10,}  {name}" for name, count in rows.items()),
-            f"{total:>10,}  records, {mean:,.1f} tokens each in {len(results):,} measured "
-            f"({len(results) - len(fits)} failed the template)",
-            f"about {data['rows_estimate']:,} rows of {resolved.config.ctx:,} tokens, "
-            f"{size / 1e6:,.1f} MB in {shards}; nothing was written",
-        ]
-    )
-    return data, text
+    facts = preview(job, spread.over(records_bytes(records), SMALL), console)
+    return facts, f"{headline(resolved.config)}\n{said(facts, shards)}"
+
+
+def records_bytes(records: Mapping[str, Any]) -> int:
+    """The size of the curated records, from their manifest."""
+    return sum(int(entry["bytes"]) for name, entry in records["files"].items() if name.startswith("records/"))
