@@ -53,6 +53,9 @@ def filter_command(
     workers: options.Workers = 0,
     executor: options.Backend = "auto",
     address: options.Address = None,
+    slice_text: Annotated[
+        str | None, typer.Option("--slice", metavar="i/n", help="Only this share of a batch array; see curate merge.")
+    ] = None,
     cards: options.Cards = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
@@ -77,6 +80,12 @@ def filter_command(
     spread = Spread(workers, executor, overwrite, cards, address)
     if dry_run:
         console.result(*commands.plan(raw, out, resolved, sources, overwrite=overwrite))
+        return
+    if slice_text is not None:
+        from curate import slices
+
+        found = slices.filter_slice(raw, out, resolved, sources, tokenizer, slice_text, spread, console)
+        console.result(*found)
         return
     console.result(*commands.filter_raw(raw, out, resolved, sources, tokenizer, spread, console))
 
@@ -117,14 +126,18 @@ def explain(
         str, typer.Argument(metavar="ID", help="A record's id or content digest, or its first characters.")
     ],
     out: Folder = Path("out"),
+    width: Annotated[
+        int | None,
+        typer.Option("--width", metavar="N", help="Columns of the page; from 100 on, two texts a line.", min=40),
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Why a record went, with its evidence and its twin."""
-    from curate import ledger
+    """Why a record went: verdict, evidence, and its twin beside it with the shared parts marked."""
+    from curate import explaining
 
-    found = ledger.explain(out, ident)
-    Console(as_json=as_json, quiet=quiet).result(found, ledger.explain_text(found))
+    found = explaining.explain(out, ident)
+    Console(as_json=as_json, quiet=quiet).result(found, "" if as_json else explaining.explain_text(found, width=width))
 
 
 @app.command()
@@ -148,6 +161,20 @@ def restore(
     console = Console(as_json=as_json, quiet=quiet)
     spread = Spread(workers, executor, False, cards, address)
     console.result(*commands.restore(out, rule, source, ident or [], spread, console))
+
+
+@app.command()
+def merge(
+    out: Folder = Path("out"),
+    cards: options.Cards = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Join the slices of a batch array: decide over all of them, and when each has written its share, finish."""
+    from curate import slices
+
+    console = Console(as_json=as_json, quiet=quiet)
+    console.result(*slices.merge_slices(out, cards, console))
 
 
 @app.command()

@@ -1,11 +1,10 @@
-"""The ledger read back: why a record went (explain), whether everything is still there (verify).
+"""The ledger read back: where a record is (find), whether everything is still there (verify).
 
-Cost: explain scans the id column of the folder's Parquet files; verify reads every file once.
+Cost: find scans the id column of the folder's Parquet files; verify reads every file once.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,9 @@ import pyarrow.parquet as pq
 
 from curate import account
 from curate.curated import open_folder
-from curate.facts import shorten
-from curate.foundation.console import printable
 from curate.foundation.errors import UsageError
 from curate.record import from_row, record_id
-from curate.stages.verdict import VERDICT_FIELDS
 from curate.tables import batches
-
-SHOWN = 600
 
 
 def find(root: Path, manifest: dict[str, Any], ident: str) -> list[dict[str, Any]]:
@@ -55,78 +49,6 @@ def unmatched(root: Path, manifest: dict[str, Any], wanted: set[str]) -> list[st
             for table in pq.ParquetFile(root / name).iter_batches(columns=["id", "content"]):
                 left -= set(table.column("id").to_pylist()) | set(table.column("content").to_pylist())
     return sorted(left)
-
-
-def explain(root: Path, ident: str) -> dict[str, Any]:
-    """Where a record is and why: kept, removed (by which stage, rule, value, threshold, twin), flagged."""
-    _, manifest = open_folder(root)
-    rows = find(root, manifest, ident)
-    if not rows:
-        raise UsageError(
-            f"{ident}: no record of {root} has that id or content digest",
-            hint="ids are in the `id` column of records/ and removed/",
-        )
-    out = []
-    for row in rows:
-        entry = {"id": row["id"], "in": row["in"], "source": row["source"]}
-        if "messages" in row:
-            entry |= {"content": row["content"], "file": row["origin"]["file"], "row": row["origin"]["row"]}
-            entry |= {"part": row["origin"]["part"], "messages": row["messages"], "tools": row["tools"]}
-        top = row["in"].split("/")[0]
-        entry["state"] = {"records": "kept", "removed": "removed", "flags": "flagged"}[top]
-        if "stage" in row:
-            verdict = {field.name: row[field.name] for field in VERDICT_FIELDS if row[field.name] is not None}
-            if "evidence" in verdict:
-                verdict["evidence"] = json.loads(verdict["evidence"])
-            entry["verdict"] = verdict
-            if verdict.get("twin_id"):
-                twins = [twin for twin in find(root, manifest, verdict["twin_id"]) if "messages" in twin]
-                entry["twin"] = [
-                    {"id": twin["id"], "in": twin["in"], "source": twin["source"], **twin["origin"]}
-                    | {"messages": twin["messages"]}
-                    for twin in twins
-                ]
-        out.append(entry)
-    return {"matches": out}
-
-
-def explain_text(found: dict[str, Any]) -> str:
-    """The explanation for people: origin, verdict, and the two texts under each other."""
-    lines = []
-    for entry in found["matches"]:
-        where = f"{entry['file']}, row {entry['row']}, part {entry['part']}" if "file" in entry else ""
-        lines.append(
-            f"{entry['id']}  {entry['state'].upper()}  source {printable(entry['source'])}  {printable(where)}"
-        )
-        lines.append(f"  stored in {entry['in']}")
-        if verdict := entry.get("verdict"):
-            rule = (
-                verdict["rule"]
-                if verdict["rule"].startswith(verdict["stage"])
-                else f"{verdict['stage']}.{verdict['rule']}"
-            )
-            lines.append(f"  rule {rule}")
-            for key in ("value", "threshold", "similarity", "twin_id"):
-                if key in verdict:
-                    lines.append(f"  {key} {verdict[key]}")
-            if "evidence" in verdict:
-                lines.append(f"  evidence {printable(json.dumps(verdict['evidence'], ensure_ascii=False))}")
-        lines += _messages(entry.get("messages", []), "  | ")
-        for twin in entry.get("twin", []):
-            lines.append(
-                f"  twin {twin['id']}  source {printable(twin['source'])}  {printable(twin['file'])}, row {twin['row']}"
-            )
-            lines += _messages(twin["messages"], "  = ")
-    return "\n".join(lines)
-
-
-def _messages(messages: list[dict[str, Any]], mark: str) -> list[str]:
-    out = []
-    for message in messages:
-        text = shorten(message["content"] or message["tool_calls"] or "", SHOWN)
-        for number, line in enumerate(printable(text).split("\n") or [""]):
-            out.append(f"{mark}{message['role'] + ':' if number == 0 else '':<11}{line}")
-    return out
 
 
 def verify(root: Path, *, deep: bool = True) -> list[str]:
