@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,9 @@ class Engine(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """One int32 array a text, in order."""
+
+    def encode_buffer(self, text: NDArray[np.uint8], edges: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int64]]:
+        """Ids of all texts as one array, and its borders: text i is the UTF-8 text[edges[i]:edges[i + 1]]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,13 @@ class HfEngine:
         batch = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in batch]
 
+    def encode_buffer(self, text: NDArray[np.uint8], edges: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int64]]:
+        """Ids of all texts as one array and its borders."""
+        raw = text.tobytes()
+        found = self.encode([raw[a:b].decode() for a, b in pairwise(edges.tolist())])
+        borders = np.cumsum([0, *map(len, found)], dtype=np.int64)
+        return np.concatenate([np.empty(0, np.int32), *found]), borders
+
 
 class GigatokenEngine:
     """gigatoken over the same `tokenizer.json`; raises whatever gigatoken raises on one it cannot read."""
@@ -91,6 +102,15 @@ class GigatokenEngine:
         for i, ids in zip(routed, self._oracle.encode(plain) if routed else (), strict=True):
             encoded[i] = ids
         return encoded
+
+    def encode_buffer(self, text: NDArray[np.uint8], edges: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int64]]:
+        """Ids of all texts as one array and its borders; no text may be of the known-different class."""
+        import awkward as ak
+
+        chars = ak.contents.NumpyArray(text, parameters={"__array__": "char"})
+        lists = ak.contents.ListOffsetArray(ak.index.Index64(edges), chars, parameters={"__array__": "string"})
+        layout = self._giga.encode_batch(ak.Array(lists)).layout
+        return np.asarray(layout.content.data).view(np.int32), np.asarray(layout.offsets)
 
 
 def split(batch: Any) -> list[Ids]:

@@ -50,7 +50,7 @@ class Template:
         self.tagged = "{% generation" in source or "{%- generation" in source
         self.dated = "strftime_now" in source
         try:
-            self._compiled = _compile(source)
+            self._compiled = private_environment().from_string(source)
         except (TemplateError, RecursionError) as error:
             raise TemplateFailed("template-syntax", type(error).__name__) from error
 
@@ -94,15 +94,15 @@ class Template:
         return TemplateFailed("template-raised", said or type(error).__name__)
 
 
-def _compile(source: str) -> Any:
+def private_environment() -> Any:
+    """transformers' sandbox, not the library's cached one: its operators and clock are replaced."""
     from transformers.utils import chat_template_utils
 
-    # A private environment (not the library's cached one): its operators and clock are replaced below.
     environment = chat_template_utils._cached_compile_jinja_template("").environment
     environment.intercepted_binops = frozenset(("*", "**"))
     environment.binop_table = {**environment.binop_table, "*": _times, "**": _power}
     environment.globals["strftime_now"] = _TODAY.strftime
-    return environment.from_string(source)
+    return environment
 
 
 def _times(a: Any, b: Any) -> Any:

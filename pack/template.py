@@ -40,7 +40,7 @@ from pack.spans import (
     take_apart,
 )
 from pack.tokenizing import Tokenizer, text_digest
-from pack.turns import prove, tagged_turns
+from pack.turns import all_but, prove, tagged_turns
 
 __all__ = ["Encoded", "Renderer", "TemplateFailed", "Tokenizer"]
 
@@ -116,18 +116,18 @@ class Renderer:
         ):
             if value not in known:
                 raise UsageError(f"{flag} {value} is unknown", hint=f"{flag} {'|'.join(known)}")
-        self._loss_on, self._control_rule, self._thinking = loss_on, control_tokens, thinking
+        self._loss_on, self.control_rule, self._thinking = loss_on, control_tokens, thinking
         self.plain = PlainFormat.choose(tokenizer, template, prompt_format)
         source = self.plain.source if self.plain else template_source(tokenizer, template)
         self.template = None if self.plain else source
         self.added_tokens = [] if self.plain or template is None else missing_tokens(tokenizer, source)
         self.tokenizer = tokenizer.with_tokens(self.added_tokens) if self.added_tokens else tokenizer
-        self._encoder = Encoder(self.tokenizer, source, engine, verdict)
-        self._pattern = self._encoder.pattern
-        self._grammar: Grammar | None = None
+        self.encoder = Encoder(self.tokenizer, source, engine, verdict)
+        self._pattern = self.encoder.pattern
+        self.grammar: Grammar | None = None
         self._keeps_reasoning, self._stops_last = False, False
         if not self.plain:
-            self._grammar, self._keeps_reasoning, self._stops_last = probe(self.tokenizer, source, self._pattern)
+            self.grammar, self._keeps_reasoning, self._stops_last = probe(self.tokenizer, source, self._pattern)
         self._shapes: dict[str, Skeleton] = {}
         self.counts: Counter[str] = Counter()
 
@@ -146,48 +146,48 @@ class Renderer:
         with watch():
             for messages, tools in records:
                 try:
-                    plans.append(self._plan(messages, tools))
+                    plans.append(self.plan(messages, tools))
                 except TemplateFailed as failure:
                     plans.append(failure)
         flat = [plan for found in plans if isinstance(found, list) for plan in found]
         pieces = [piece for plan in flat for piece in plan.layout.pieces()]
-        ids = iter(self._encoder.engine.encode(pieces))
+        ids = iter(self.encoder.engine.encode(pieces))
         return [self._finish_all(found, ids) for found in plans]
 
     def prompt(self, messages: Sequence[Message], tools: str | None = None) -> list[int]:
         """The ids a model is asked with: the conversation so far and the generation header. Raises TemplateFailed."""
-        if self._control_rule == "strip":
+        if self.control_rule == "strip":
             messages, tools, _ = self._strip(messages, tools)
         if self.plain:
             layout = self.plain.lay_out(messages, tools, self._pattern, ask=True)
-            return [*self.tokenizer.leading, *self._encoder.tokens(layout, masks.utf8(layout.text)).ids.tolist()]
-        assert self._grammar is not None
+            return [*self.tokenizer.leading, *self.encoder.tokens(layout, masks.utf8(layout.text)).ids.tolist()]
+        assert self.grammar is not None
         parts = self._dissect(messages, tools)
-        text, _ = self._grammar.template.render(parts.chat, parts.tools, generate=True)
-        bare, _ = self._grammar.template.render(parts.bare_chat, parts.bare_tools, generate=True)
+        text, _ = self.grammar.template.render(parts.chat, parts.tools, generate=True)
+        bare, _ = self.grammar.template.render(parts.bare_chat, parts.bare_tools, generate=True)
         literals = place_literals(*take_apart(bare), parts.slots, text) or [(0, len(text))]
         control = sum(len(self._pattern.findall(text[a:b])) for a, b in literals)
         layout = Layout(text, [], [], [], "prompt", control, literals)
-        found: list[int] = self._encoder.tokens(layout, masks.utf8(text)).ids.tolist()
+        found: list[int] = self.encoder.tokens(layout, masks.utf8(text)).ids.tolist()
         return found
 
     @property
     def terminators(self) -> list[int]:
         """The ids trained as end of turn: what generation must stop at."""
-        stops = [self.tokenizer.token_id(stop) for stop in self._grammar.stops] if self._grammar else []
+        stops = [self.tokenizer.token_id(stop) for stop in self.grammar.stops] if self.grammar else []
         if not self._stops_last:
             stops.append(self.tokenizer.eos_id)
         return list(dict.fromkeys(stop for stop in stops if stop is not None))
 
     def guard(self, records: Sequence[Conversation]) -> Verdict:
         """Compare the engine with `tokenizers` on a sample of the user's own records; on a difference, drop it."""
-        encoder = self._encoder
+        encoder = self.encoder
         if encoder.engine.name == "hf":
             return encoder.verdict
         texts = []
         for messages, tools in records:
             try:
-                texts += [piece for plan in self._plan(messages, tools) for piece in plan.layout.pieces()]
+                texts += [piece for plan in self.plan(messages, tools) for piece in plan.layout.pieces()]
             except TemplateFailed:
                 continue
         differing = compare(encoder.engine, HfEngine(self.tokenizer), texts)
@@ -202,7 +202,7 @@ class Renderer:
     @property
     def verdict(self) -> Verdict:
         """The engine in use and why."""
-        return self._encoder.verdict
+        return self.encoder.verdict
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: digests, engine and verdict, rules, terminators, counts so far."""
@@ -213,11 +213,11 @@ class Renderer:
             "template_digest": None if self.template is None else text_digest(self.template),
             "prompt_format": self.plain.source if self.plain else None,
             "loss_on": self._loss_on,
-            "control_tokens": self._control_rule,
+            "control_tokens": self.control_rule,
             "thinking": self._thinking,
             "added_tokens": list(self.added_tokens),
             "terminators": self.terminators,
-            "frozen_date": bool(self._grammar and self._grammar.template.dated),
+            "frozen_date": bool(self.grammar and self.grammar.template.dated),
             "engine": self.verdict.facts(),
             "counts": dict(sorted(self.counts.items())),
         }
@@ -227,11 +227,12 @@ class Renderer:
     def _dissect(self, messages: Sequence[Message], tools: str | None, nine: bool = False) -> Dissection:
         return dissect(messages, tools, self._pattern, nine=nine)
 
-    def _plan(self, messages: Sequence[Message], tools: str | None) -> list[_Plan]:
+    def plan(self, messages: Sequence[Message], tools: str | None = None) -> list[_Plan]:
+        """The laid out segments of one conversation, before tokenisation. Raises TemplateFailed."""
         if not messages:
             raise TemplateFailed("no-message")
         stripped = 0
-        if self._control_rule == "strip":
+        if self.control_rule == "strip":
             messages, tools, stripped = self._strip(messages, tools)
         layout = self._lay_out(messages, tools)
         wanted = self._wanted(messages)
@@ -253,19 +254,19 @@ class Renderer:
     def _lay_out(self, messages: Sequence[Message], tools: str | None) -> Layout:
         if self.plain:
             return self.plain.lay_out(messages, tools, self._pattern)
-        assert self._grammar is not None
+        assert self.grammar is not None
         parts = self._dissect(messages, tools)
         try:
-            text, tags = self._grammar.template.render(parts.chat, parts.tools)
+            text, tags = self.grammar.template.render(parts.chat, parts.tools)
         except TemplateFailed as failure:
             if "length 9" not in failure.detail:
                 raise
             parts = self._dissect(messages, tools, nine=True)
-            text, tags = self._grammar.template.render(parts.chat, parts.tools)
+            text, tags = self.grammar.template.render(parts.chat, parts.tools)
         skeleton = self._shape(parts)
-        layout = lay_out(self._grammar, parts, skeleton, text) if skeleton else None
+        layout = lay_out(self.grammar, parts, skeleton, text) if skeleton else None
         if layout is None:
-            layout = by_prefixes(self._grammar, parts, text)
+            layout = by_prefixes(self.grammar, parts, text)
         if tags:
             layout.method = "tags"
             layout.turns = tagged_turns(layout.turns, tags)
@@ -273,11 +274,11 @@ class Renderer:
 
     def _shape(self, parts: Dissection) -> Skeleton | None:
         """The skeleton of this shape of conversation, from the cache or built; None if sentinels make it fail."""
-        assert self._grammar is not None
+        assert self.grammar is not None
         skeleton = self._shapes.get(parts.key)
         if skeleton is None:
             try:
-                skeleton = build_skeleton(self._grammar, parts)
+                skeleton = build_skeleton(self.grammar, parts)
             except TemplateFailed as failure:
                 if failure.reason == "no-terminator":
                     raise
@@ -323,7 +324,7 @@ class Renderer:
             raise TemplateFailed("no-trained-token", "no assistant turn of this conversation is trained")
         raw = masks.utf8(layout.text)
         if self._loss_on == "all":
-            spans = _all_but([(t.start, t.end) for t in layout.turns if not messages[t.message].train], layout)
+            spans = all_but([(t.start, t.end) for t in layout.turns if not messages[t.message].train], layout)
         lost = sorted({(slot.message, slot.kind) for slot in layout.lost})
         return _Plan(layout, raw, spans, tuple(kind for _, kind in lost), stripped)
 
@@ -348,17 +349,17 @@ class Renderer:
 
     def _finish(self, plan: _Plan, ids: Ids) -> Encoded:
         layout = plan.layout
-        control = int(self._encoder.steers[ids].sum()) - layout.control
-        if control and self._control_rule == "reject":
+        control = int(self.encoder.steers[ids].sum()) - layout.control
+        if control and self.control_rule == "reject":
             raise TemplateFailed("control-token", "the content holds a literal control token")
-        tokens = self._encoder.tokens(layout, plan.raw, ids)
+        tokens = self.encoder.tokens(layout, plan.raw, ids)
         flat = [(start, end) for start, end, _ in plan.spans]
         spans = masks.to_bytes(layout.text, flat) if tokens.exact else flat
         mask = np.zeros(len(tokens.ids), dtype=np.bool_)
         ranges = masks.token_ranges(tokens, spans)
         for a, b in ranges:
             mask[a:b] = True
-        stops = [None if stop is None else self._encoder.control.get(stop) for _, _, stop in plan.spans]
+        stops = [None if stop is None else self.encoder.control.get(stop) for _, _, stop in plan.spans]
         masks.check(tokens, mask, spans, stops)
         if not tokens.exact:
             self._compare(plan, tokens, ranges)
@@ -388,9 +389,3 @@ class Renderer:
             ids = np.append(ids, np.int32(self.tokenizer.eos_id))
             mask = np.append(mask, mask[-1] if len(mask) else False)
         return ids, mask, added
-
-
-def _all_but(closed: list[tuple[int, int]], layout: Layout) -> list[tuple[int, int, str | None]]:
-    """The whole text without some spans."""
-    edges = [0, *(edge for span in closed for edge in span), len(layout.text)]
-    return [(a, b, None) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]

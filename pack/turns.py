@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pack.conversation import Slot
 from pack.rendering import TemplateFailed
-from pack.spans import Turn
+from pack.spans import Layout, Turn
 
 
 def prove(turns: Sequence[Turn], placed: Sequence[tuple[Slot, int, int]]) -> None:
@@ -43,3 +43,9 @@ def tagged_turns(turns: list[Turn], tags: list[tuple[int, int]]) -> list[Turn]:
     if any(reached.get(turn.message) != turn.end for turn in turns):
         raise TemplateFailed("no-terminator", "a generation tag closes before the turn's terminator")
     return found
+
+
+def all_but(closed: list[tuple[int, int]], layout: Layout) -> list[tuple[int, int, str | None]]:
+    """The whole text without some spans, as spans."""
+    edges = [0, *(edge for span in closed for edge in span), len(layout.text)]
+    return [(a, b, None) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]

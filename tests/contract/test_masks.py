@@ -108,7 +108,7 @@ def test_token_totals_are_those_counted_elsewhere(real, shared):
     name, renderer = real
     rows = [json.loads(line) for line in (shared / "data/eval/gsm8k/test.jsonl").read_text("utf-8").splitlines()]
     texts = [f"{row['question']}\n{row['answer']}" for row in rows]
-    encoded = renderer._encoder.engine.encode(texts)
+    encoded = renderer.encoder.engine.encode(texts)
     assert sum(map(len, encoded)) == GSM8K[name]
 
 

@@ -59,7 +59,7 @@ def test_an_engine_that_differs_is_seen_on_the_torture_corpus():
 def test_an_engine_that_differs_on_the_users_records_is_dropped_and_the_ids_are_the_oracles():
     r = Renderer(tokenizer(), template="chatml")
     expected = r.encode(TALK)[0].ids.tolist()
-    r._encoder.engine = Wrong(r.tokenizer)
+    r.encoder.engine = Wrong(r.tokenizer)
     verdict = r.guard([(TALK, None)])
     assert verdict.engine == "hf" and verdict.differing == 1 and verdict.sample == 1
     assert r.encode(TALK)[0].ids.tolist() == expected
@@ -77,7 +77,7 @@ def test_a_tokenizer_gigatoken_refuses_is_encoded_by_tokenizers():
 
 def test_another_processs_verdict_spares_the_corpus_but_not_the_choice():
     r = Renderer(tokenizer(), template="chatml", verdict=Verdict("auto", "hf", "differs on the records", 3))
-    assert r._encoder.engine.name == "hf" and r.verdict.torture == 3
+    assert r.encoder.engine.name == "hf" and r.verdict.torture == 3
 
 
 @pytest.mark.parametrize(

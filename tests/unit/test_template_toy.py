@@ -263,7 +263,7 @@ def test_the_safe_path_gives_the_ids_of_one_tokenisation_where_there_is_no_contr
     r = renderer()
     for text in ("plain", " lead", "\n\n\nx ", "naïve 🙂 ﬁ", "tab\t\ttab"):
         layout = r._lay_out([user(text), bot(text)], None)
-        safe = r._encoder._safely(layout, layout.text.encode())
+        safe = r.encoder._safely(layout, layout.text.encode())
         assert safe.ids.tolist() == r.tokenizer.encode(layout.text)[0]
 
 
@@ -316,7 +316,7 @@ def test_any_texts_in_any_order_come_back_whole_with_exactly_the_assistants_trai
 def mutated(change):
     r = renderer()
     layout = r._lay_out([user("a"), bot("bcd"), user("e"), bot("f")], None)
-    tokens = r._encoder.tokens(layout, layout.text.encode())
+    tokens = r.encoder.tokens(layout, layout.text.encode())
     spans = [(turn.start, turn.end) for turn in layout.turns]
     mask = r.encode([user("a"), bot("bcd"), user("e"), bot("f")])[0].mask.copy()
     stops = [257, 257]
