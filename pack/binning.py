@@ -132,11 +132,11 @@ def _largest(bits: Any, limit: int) -> int:
     return found
 
 
-def _pair(bits: Any, mirror: Any, count: Any, room: int, capacity: int) -> int:
-    """The larger of two available lengths that sum to `room`, or 0."""
+def _pair(bits: Any, mirror: Any, count: Any, room: int, capacity: int, longest: int) -> int:
+    """The larger of two available lengths that sum to `room`, or 0; none is over `longest`."""
     shift = capacity - room
     low, high = np.uint64(shift & 63), np.uint64(64 - (shift & 63))
-    for index in range((room - 1) >> 6, (((room + 1) >> 1) >> 6) - 1, -1):
+    for index in range(min(room - 1, longest) >> 6, (((room + 1) >> 1) >> 6) - 1, -1):
         at = index + (shift >> 6)
         other = mirror[at] >> low
         if shift & 63:
@@ -196,11 +196,11 @@ def _window(lengths: Any, capacity: int) -> Any:
             if room and count[room]:
                 first = room
             elif room:
-                first = _pair_kernel(bits, mirror, count, room, capacity)
+                first = _pair_kernel(bits, mirror, count, room, capacity, longest) if room <= 2 * longest else 0
                 if first:
                     second = room - first
                 else:
-                    first = _largest_kernel(bits, room)
+                    first = _largest_kernel(bits, min(room, longest))
         bins += 1
         starts[bins] = taken
     return items, starts[: bins + 1]

@@ -35,7 +35,8 @@ def headline(config: PackConfig) -> str:
             "EMBEDDED TOKENIZER: no tokenizer was named, so these shards fit no published model; "
             "for one, add --tokenizer NAME|FOLDER"
         )
-    return f"tokenizer {config.tokenizer}, ctx {config.ctx:,}, loss on {config.loss_on}"
+    ctx = " then ".join(f"{ctx:,}" for _, ctx, _ in config.curriculum())
+    return f"tokenizer {config.tokenizer}, ctx {ctx}, loss on {config.loss_on}"
 
 
 def build_shards(

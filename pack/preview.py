@@ -94,7 +94,7 @@ def said(facts: Mapping[str, Any], shards: Path) -> str:
     )
     lines.append(", ".join(f"{count:,} {fate}" for fate, count in facts["fates"].items() if count))
     for stage in facts["stages"]:
-        lines += [f"stage {stage['name']}:" if len(facts["stages"]) > 1 else "", *mixture_table(stage["sources"])]
+        lines += [*([f"stage {stage['name']}:"] if len(facts["stages"]) > 1 else []), *mixture_table(stage["sources"])]
     about = "" if facts["exact"] else "about "
     for stage in (*facts["stages"], facts["eval"]):
         lines.append(

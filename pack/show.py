@@ -197,7 +197,9 @@ def report(facts: Any) -> str:
     if len(stages := facts.get("stages") or []) > 1:
         for stage in stages:
             lines += [f"stage {stage['name']}:", *mixture_table(stage["sources"])]
-    for split, entry in facts["splits"].items():
+    order = [stage["split"] for stage in stages or [{"split": "train"}]]
+    for split in (name for name in (*order, "eval") if name in facts["splits"]):
+        entry = facts["splits"][split]
         lines.append(
             f"{split}: {entry['rows']:,} rows of {entry.get('ctx', facts['ctx']):,} (bound {entry['lower_bound']:,}), "
             f"fill {100 * entry['fill']:.2f} %, {entry['segments']:,} segments, "
