@@ -3,8 +3,8 @@
 On CPU, segments of about the same length are stacked, padded on the right, and given to one causal sdpa call: a real
 token never looks at the padding behind it, so no mask is built. The work is the sum of the squared segment lengths (at
 most 1.6 times that, through padding) instead of the squared row length, and calls are few however short the segments.
-Elsewhere transformers derives the same isolation from position_ids alone, which holds only while attention_mask and
-past_key_values are both None.
+FlashAttention is told the same lengths (`cu_seq_lens`). The other backends derive the isolation from position_ids alone,
+which holds only while attention_mask and past_key_values are both None.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from curate.foundation.errors import MissingExtra, UsageError
+from train.data import Batch
+
 SEGMENTS: Final = "gristmill_segments"
+FLASH: Final = "flash_attention_2"
+FLAT: Final = frozenset({SEGMENTS, FLASH})  # backends that take one flat row and the lengths of its segments
 
 
 class Segments:
@@ -106,9 +111,46 @@ def register() -> None:
     AttentionMaskInterface.register(SEGMENTS, _no_mask)
 
 
-def choose(config: Any, device: str) -> str:
-    """The backend for a model on a device: per segment on CPU, else sdpa; eager where scores are soft-capped."""
-    text = config.get_text_config()
-    if getattr(text, "attn_logit_softcapping", None):
-        return "eager"
-    return SEGMENTS if device == "cpu" else "sdpa"
+def choose(config: Any, device: str, wanted: str = "auto", precision: str = "fp32") -> str:
+    """The backend for a model on a device.
+
+    Left to itself: eager where scores are soft-capped, per segment on CPU, FlashAttention where it is installed and the
+    run is not float32, else sdpa. Raises `UsageError` or `MissingExtra` when the one that is wanted cannot run here.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    if wanted == "auto":
+        if capped:
+            return "eager"
+        if device == "cpu":
+            return SEGMENTS
+        return FLASH if _has_flash() and precision != "fp32" else "sdpa"
+    if capped and wanted in ("segments", "sdpa"):
+        raise UsageError(f"attention {wanted}: this model caps its scores", hint="use --attention eager")
+    if wanted in ("flash", "flex") and device == "cpu":
+        raise UsageError(f"attention {wanted} needs a GPU", hint="use --attention segments or sdpa on CPU")
+    if wanted == "flash" and precision == "fp32":
+        raise UsageError("attention flash runs in bf16 or fp16 only", hint="--set precision=bf16, or --attention sdpa")
+    if wanted == "flash" and not _has_flash():
+        raise MissingExtra("attention flash needs the package flash-attn", hint="pip install flash-attn")
+    if wanted == "segments" and device != "cpu":
+        raise UsageError("attention segments is for CPU", hint="use --attention flash, flex or sdpa on a GPU")
+    return {"segments": SEGMENTS, "flash": FLASH, "flex": "flex_attention"}.get(wanted, wanted)
+
+
+def _has_flash() -> bool:
+    from transformers.utils import is_flash_attn_2_available
+
+    return bool(is_flash_attn_2_available())
+
+
+def inputs(batch: Batch, backend: str) -> dict[str, Any]:
+    """What a model is called with on a backend: never an attention_mask, never a cache."""
+    given: dict[str, Any] = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
+    if backend == SEGMENTS and batch.lengths is not None:
+        given["segments"] = Segments(batch.lengths)
+    elif backend == FLASH and batch.lengths is not None:
+        edges = np.concatenate(([0], np.cumsum(batch.lengths)))
+        bounds = torch.from_numpy(edges.astype(np.int32)).to(batch.input_ids.device)
+        given |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+        given |= {"max_length_q": max(batch.lengths), "max_length_k": max(batch.lengths)}
+    return given

@@ -1,10 +1,11 @@
 """Checkpoints: a folder that is there whole or not at all.
 
-`checkpoints/step-00000100/` holds `model.safetensors` (parameters and buffers), `state.safetensors` (optimizer moments) and
-`state.json` (where the run stands, what it was run on, the digests of the two). It is written under a temporary name,
-synced and renamed; a run goes on from the newest one whose digests hold. The random generators need no place in it:
-each step seeds them from (seed, step, rank). Nothing is pickled. Cost: three times the trained weights on disk for
-each one kept.
+`checkpoints/step-00000100/` holds `model.safetensors` (parameters and buffers; of an adapter, only what trains),
+`state.safetensors` (optimizer moments) and `state.json` (where the run stands, what it was run on, the digests of the
+two). It is written under a temporary name, synced and renamed; a run goes on from the newest one whose digests hold. The
+newest few are kept, and the one of the lowest held-out loss where that decides. The random generators need no place in
+it: each step seeds them from (seed, step, rank), and the learning rate is a function of the step. Nothing is pickled.
+Cost: three times the trained weights on disk for each one kept.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from curate.foundation.errors import MachineError, UsageError
+from curate.foundation.errors import DataError, MachineError, UsageError
 from curate.foundation.store import digest_file, digest_of, sync_folder
+from train.optimizing import gathered, like, restore
 
 FOLDER: Final = "checkpoints"
 MODEL, STATE, INDEX = "model.safetensors", "state.safetensors", "state.json"
@@ -33,21 +35,29 @@ _TEMP = re.compile(r"^\.step-\d{8}\.tmp-[0-9a-f]{12}$")
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: optimizer steps, rows, tokens and trained tokens seen."""
+    """How far a run is: optimizer steps, rows, tokens and trained tokens seen; what its evaluations have said."""
 
     step: int = 0
     samples: int = 0
     tokens: int = 0
     trained_tokens: int = 0
+    evaluated: int = -1  # the last step whose held-out loss was taken
+    best_loss: float | None = None
+    best_step: int = 0
+    worse: int = 0  # evaluations in a row without enough of a gain
+    stopped: bool = False  # early
+    scale: float = 0.0  # of the loss in fp16
+    steady: int = 0  # steps since that scale changed
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a checkpoint belongs to: settings, shards and the number of processes."""
+    """What a checkpoint belongs to: settings, shards, the number of processes, and what an adapter leaves frozen."""
 
     config: dict[str, Any]
     shards: str
     world: int
+    frozen: str = ""
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """What differs from a checkpoint's own account, one line each."""
@@ -56,6 +66,8 @@ class Identity:
             lines.append("the shards are others")
         if other["world"] != self.world:
             lines.append(f"num_processes was {other['world']}, is {self.world}")
+        if self.frozen and other.get("frozen", self.frozen) != self.frozen:
+            lines.append("the model under the adapter is another")
         theirs = other["config"]
         for key in sorted({*theirs, *self.config} - {"num_processes"}):
             if theirs.get(key) != self.config.get(key):
@@ -65,32 +77,33 @@ class Identity:
 
 def save(
     run: Path,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    weights: dict[str, torch.Tensor],
+    state: dict[str, torch.Tensor],
     progress: Progress,
     identity: Identity,
     *,
     epoch: int,
     keep: int,
 ) -> Path:
-    """Write a checkpoint and drop all but the newest `keep`; a failed write leaves the older ones alone.
+    """Write a checkpoint and drop all but the newest `keep` and the best; a failed write leaves the older ones alone.
 
-    Raises `MachineError` when the disk is full.
+    `weights` and `state` are what `weights_of` and `optimizing.moments` give. Raises `MachineError` when the disk is full.
     """
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step-{progress.step:08d}"
+    target = folder / _name(progress.step)
     temp = folder / f".{target.name}.tmp-{secrets.token_hex(6)}"
     temp.mkdir()
     try:
-        save_file(_weights(model), temp / MODEL)
-        save_file(_moments(model, optimizer), temp / STATE)
+        save_file(weights, temp / MODEL)
+        save_file(state, temp / STATE)
         index = {
             **asdict(progress),
             "epoch": epoch,
             "seed": identity.config["seed"],
             "shards": identity.shards,
             "world": identity.world,
+            "frozen": identity.frozen,
             "config": identity.config,
             "config_digest": digest_of(identity.config),
             "files": {name: digest_file(temp / name) for name in (MODEL, STATE)},
@@ -112,8 +125,13 @@ def save(
         shutil.rmtree(temp, ignore_errors=True)
         raise
     for old in saved(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if progress.best_loss is None or old.name != _name(progress.best_step):
+            shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def saved(run: Path) -> list[Path]:
@@ -141,7 +159,7 @@ def newest(run: Path, identity: Identity) -> tuple[Path | None, list[str]]:
     for path in reversed(saved(run)):
         try:
             index = json.loads((path / INDEX).read_text())
-            sound = all(digest_file(path / name) == digest for name, digest in index["files"].items())
+            sound = _sound(path, index)
         except (OSError, ValueError, KeyError):
             sound = False
         if not sound:
@@ -158,34 +176,43 @@ def newest(run: Path, identity: Identity) -> tuple[Path | None, list[str]]:
 
 def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint (already checked by `newest`) back into model and optimizer."""
-    index = json.loads((path / INDEX).read_text())
-    weights, state = load_file(path / MODEL), load_file(path / STATE)
-    with torch.no_grad():
-        for name, tensor in _weights(model).items():
-            tensor.copy_(weights[name])
+    load_weights(path, model)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in state.items():
-        kind, _, name = key.partition("/")
-        moments.setdefault(names.index(name), {})[kind] = tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Progress(**{key: index[key] for key in ("step", "samples", "tokens", "trained_tokens")})
+    restore(optimizer, names, load_file(path / STATE))
+    index = json.loads((path / INDEX).read_text())
+    return Progress(**{field.name: index[field.name] for field in fields(Progress) if field.name in index})
 
 
-def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters (tied ones once) and buffers by name."""
-    return {
-        **{name: tensor.data.contiguous() for name, tensor in model.named_parameters()},
-        **{name: tensor.contiguous() for name, tensor in model.named_buffers()},
-    }
+def load_weights(path: Path, model: torch.nn.Module) -> None:
+    """Put a checkpoint's weights back into a model."""
+    found = load_file(path / MODEL)
+    with torch.no_grad():
+        for name, tensor in _kept(model).items():
+            tensor.copy_(like(found[name], tensor))
 
 
-def _moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    out = {}
-    for name, parameter in model.named_parameters():
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            out[f"{kind}/{name}"] = value.contiguous()
-    return out
+def best(run: Path, progress: Progress) -> Path:
+    """The checkpoint of the lowest held-out loss; raises `DataError` when it is gone or damaged."""
+    path = run / FOLDER / _name(progress.best_step)
+    if not (path / INDEX).is_file() or not _sound(path, json.loads((path / INDEX).read_text())):
+        raise DataError(f"{path}: the best checkpoint is gone or damaged", hint="start again with --no-resume")
+    return path
+
+
+def _sound(path: Path, index: dict[str, Any]) -> bool:
+    return all(digest_file(path / name) == digest for name, digest in index["files"].items())
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds of a model, by name; shards of FSDP2 gathered (then every rank must ask)."""
+    return {name: gathered(tensor.detach()).contiguous() for name, tensor in _kept(model).items()}
+
+
+def _kept(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters (tied ones once) and buffers; where some are frozen, only the parameters that train."""
+    named = dict(model.named_parameters())
+    trained: dict[str, torch.Tensor] = {name: tensor for name, tensor in named.items() if tensor.requires_grad}
+    return trained if len(trained) < len(named) else {**trained, **dict(model.named_buffers())}
 
 
 def _sync(path: Path) -> None:

@@ -21,6 +21,9 @@ app = typer.Typer(
 
 Model = Annotated[str | None, typer.Option("--model", metavar="M", help="A folder, a hub name, or tiny.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="KIND", help="auto | cpu | cuda.")]
+Attention = Annotated[
+    str | None, typer.Option("--attention", metavar="KIND", help="auto | segments | sdpa | eager | flex | flash.")
+]
 ShardFolder = Annotated[Path, typer.Argument(metavar="[SHARDS]", help="A folder that pack build wrote.")]
 
 
@@ -41,6 +44,11 @@ def run_command(
         Path | None, typer.Argument(metavar="[RUN]", help="Where the run goes; runs/<model> when left out.")
     ] = None,
     model: Model = None,
+    lora: Annotated[bool, typer.Option("--lora", help="Train an adapter (LoRA) instead of the model.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="final/ holds model and adapter merged into one.")] = False,
+    load_in_4bit: Annotated[
+        bool, typer.Option("--load-in-4bit", help="The frozen model of an adapter in 4-bit (bitsandbytes).")
+    ] = False,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", metavar="N", help="Batch an optimizer step.")] = None,
     batch_unit: Annotated[
@@ -56,6 +64,14 @@ def run_command(
     eval_steps: Annotated[int | None, typer.Option("--eval-steps", metavar="N", help="Eval loss every N.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of order and random start.")] = None,
     device: Device = None,
+    attention: Attention = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory for activations, about a third more time.")
+    ] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Deterministic kernels only.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option("--track", metavar="NAME", help="tensorboard | trackio | wandb; repeatable.")
+    ] = None,
     num_processes: Annotated[
         int | None, typer.Option("--num-processes", metavar="N", help="Processes that share each step.")
     ] = None,
@@ -76,6 +92,9 @@ def run_command(
 
     flags = {
         "model": model,
+        "lora": lora or None,
+        "merge": merge or None,
+        "load_in_4bit": load_in_4bit or None,
         "lr": lr,
         "batch": batch,
         "batch_unit": batch_unit,
@@ -86,6 +105,10 @@ def run_command(
         "eval_steps": eval_steps,
         "seed": seed,
         "device": device,
+        "attention": attention,
+        "gradient_checkpointing": gradient_checkpointing or None,
+        "deterministic": deterministic or None,
+        "track": track or None,
         "num_processes": num_processes,
         "resume": resume,
     }
@@ -104,6 +127,7 @@ def check_command(
     shards: ShardFolder = Path("shards"),
     model: Model = None,
     device: Device = None,
+    attention: Attention = None,
     recipe: options.Recipe = None,
     sets: options.Sets = None,
     as_json: options.AsJson = False,
@@ -113,7 +137,7 @@ def check_command(
     from train import commands
 
     console = Console(as_json=as_json, quiet=quiet)
-    resolved = commands.settings(shards, recipe, sets or [], {"model": model, "device": device})
+    resolved = commands.settings(shards, recipe, sets or [], {"model": model, "device": device, "attention": attention})
     report, data, text = commands.check(shards, resolved)
     console.result(data, text)
     commands.require(report)

@@ -22,6 +22,7 @@ Settings = Resolved[TrainConfig]
 def settings(shards: Path, recipe: str | None, sets: Iterable[str], flags: Mapping[str, Any]) -> Settings:
     """The `train` section, over what the shards inherited."""
     inherited = ShardManifest.read(shards).recipe
+    flags = {**flags, "lora": {} if flags.get("lora") else None}  # a recipe's own adapter keeps its settings
     return resolve("train", TrainConfig, recipe=recipe, sets=sets, flags=flags, inherited=inherited)
 
 
@@ -69,25 +70,27 @@ def summary(folder: Path, manifest: Mapping[str, Any]) -> str:
         rows.append(("eval loss", results["eval_loss_first"], results["eval_loss_last"]))
     stops = "stops by itself" if smoke["stopped"] else f"did not stop within {smoke['new_tokens']} tokens"
     lines = [f"{name:<10} {first:8.4f} -> {last:.4f}" for name, first, last in rows]
-    return "\n".join([*lines, f"{folder / 'final'}: loads with plain transformers; its smoke answer {stops}"])
+    return "\n".join([*lines, f"{folder / 'final'}: loads with {smoke['with']}; its smoke answer {stops}"])
 
 
 def check(shards: Path, resolved: Settings) -> tuple[Report, dict[str, Any], str]:
     """Run the self-check for a model on these shards."""
     import torch
 
-    from train.attention import choose, register
     from train.data import Shards
-    from train.model import build_model, device_of
+    from train.model import device_of, precision_of
     from train.objective import PackedLoss
     from train.selfcheck import check as measure
+    from train.starting import prepared
 
-    packed, device = Shards(shards), device_of(resolved.config)
-    torch.manual_seed(resolved.config.seed)
-    model = build_model(resolved.config, packed)
-    register()
-    model.set_attn_implementation(choose(model.config, device))
-    report = measure(PackedLoss(model.to(device)), packed, torch.device(device), "fp32")
+    config, packed = resolved.config, Shards(shards)
+    device = device_of(config)
+    precision = precision_of(config, device)
+    torch.manual_seed(config.seed)
+    model, _ = prepared(config, packed, device, precision)
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    with torch.autocast(device, dtype=low, enabled=low is not None):
+        report = measure(PackedLoss(model.to(device)), packed, torch.device(device), precision)
     table = [f"{'segment':>8} {'tokens':>7} {'packed':>12} {'alone':>12}"]
     for number, values in enumerate(zip(report.lengths, report.packed, report.alone, strict=True)):
         table.append(f"{number:>8} {values[0]:>7} {values[1]:>12.6f} {values[2]:>12.6f}")

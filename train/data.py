@@ -1,9 +1,10 @@
 """Packed rows, memory-mapped, in an order that is a pure function of (seed, epoch, k).
 
 Rows are numpy views into the Arrow files: nothing is copied before a batch is collated, and no loader process runs.
-Sample k of a run is `order(seed, k // rows)[k % rows]`, where an epoch's order sorts the rows by the raw output of a
+Sample k of a stage is `order(seed, k // rows)[k % rows]`, where an epoch's order sorts the rows by the raw output of a
 counter-based generator (Philox 4x64), whose stream numpy promises never to change. So a run can go on at any k on any
-number of processes. Cost: 8 bytes a row for the order of the current epoch, and one digest of every shard at start.
+number of processes. A build without stages is one stage. Cost: 8 bytes a row for the order of the current epoch, and
+one digest of every shard at start.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from curate.foundation.errors import DataError
 from curate.foundation.store import Store
 from pack.shards import IGNORE, SCHEMA, ShardManifest
 
+STAGE_BITS: Final = 40  # an epoch's number is below them
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 
@@ -134,6 +136,14 @@ def _views(batch: pa.RecordBatch, ctx: int, path: Path) -> dict[str, Any]:
     return views
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stretch of training: its name and its rows."""
+
+    name: str
+    split: Split
+
+
 class Shards:
     """A complete, verified folder of packed shards."""
 
@@ -143,16 +153,21 @@ class Shards:
         self.ctx = packed.ctx
         if verify:
             self._verify()
-        self.train = Split(packed.parts("train"), self.ctx)
-        self.eval = Split(packed.parts("eval"), self.ctx)
-        if not len(self.train):
-            raise DataError(
-                f"{root}: the train split has no rows", hint=f"pack more data: pack build OUT {root} --overwrite"
-            )
-        if not self.train.trained:
-            raise DataError(
-                f"{root}: no token is trained in any row", hint=f"see what is masked: pack show {root} --row 0"
-            )
+        self.stages = [
+            Stage(str(stage["name"]), Split(packed.parts(stage["split"]), packed.split_ctx(stage["split"])))
+            for stage in packed.stages
+        ]
+        self.eval = Split(packed.parts("eval"), packed.split_ctx("eval"))
+        for stage in self.stages:
+            if not len(stage.split):
+                raise DataError(
+                    f"{root}: the {stage.name} split has no rows", hint=f"pack more data: pack build OUT {root} --overwrite"
+                )
+            if not stage.split.trained:
+                raise DataError(
+                    f"{root}: no token is trained in any row of {stage.name}",
+                    hint=f"see what is masked: pack show {root} --row 0",
+                )
         self.sources = sorted(self.manifest.get("sources") or {})
 
     def _verify(self) -> None:
@@ -169,6 +184,11 @@ class Shards:
                 )
 
     @property
+    def train(self) -> Split:
+        """The rows of the first stage: all there are, where no curriculum was packed."""
+        return self.stages[0].split
+
+    @property
     def tokenizer(self) -> Path:
         """The folder of the tokenizer that packed these rows."""
         return self.root / "tokenizer"
@@ -181,10 +201,10 @@ def order(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
 
 
 class Order:
-    """Row numbers by sample number; remembers the current epoch's permutation."""
+    """Row numbers by sample number of a stage; remembers the current epoch's permutation."""
 
-    def __init__(self, seed: int, rows: int) -> None:
-        self.seed, self.rows = seed, rows
+    def __init__(self, seed: int, rows: int, stage: int = 0) -> None:
+        self.seed, self.rows, self.stage = seed, rows, stage
         self._known: dict[int, npt.NDArray[np.int64]] = {}
 
     def slice(self, start: int, stop: int) -> list[int]:
@@ -194,7 +214,7 @@ class Order:
     def _row(self, sample: int) -> int:
         epoch, at = divmod(sample, self.rows)
         if epoch not in self._known:
-            self._known = {epoch: order(self.seed, epoch, self.rows)}
+            self._known = {epoch: order(self.seed, epoch + (self.stage << STAGE_BITS), self.rows)}
         return int(self._known[epoch][at])
 
 

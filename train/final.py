@@ -11,6 +11,7 @@ from typing import Any, Final
 from curate.foundation.errors import GristmillError
 from curate.foundation.store import Store, sync_folder
 from pack.template import Tokenizer
+from train.adapters import CONFIG, load_saved, save_adapter
 from train.asking import FACTS, facts_of
 from train.data import Row, Shards
 
@@ -23,15 +24,16 @@ TELLING: Final = (
 )
 
 
-def save_final(store: Store, model: Any, shards: Shards) -> list[str]:
+def save_final(store: Store, model: Any, shards: Shards, weights: dict[str, Any] | None = None) -> list[str]:
     """Write weights, configuration, tokenizer and generation configuration to `final/`, whole or not at all.
 
-    The generation configuration stops at the terminators that were trained. Returns the names of the files.
+    `model` may be an adapter (a `PeftModel`); `weights` are given where the model's own are sharded. The generation
+    configuration stops at the terminators that were trained. Returns the names of the files.
     """
     target = store.root / FOLDER
     temp = store.root / f".{FOLDER}.tmp-{secrets.token_hex(6)}"
     try:
-        _fill(temp, model, shards)
+        _fill(temp, model, shards, weights)
         shutil.rmtree(target, ignore_errors=True)
         temp.rename(target)
     except BaseException:
@@ -41,15 +43,20 @@ def save_final(store: Store, model: Any, shards: Shards) -> list[str]:
     return sorted(path.relative_to(store.root).as_posix() for path in target.rglob("*") if path.is_file())
 
 
-def _fill(folder: Path, model: Any, shards: Shards) -> None:
+def _fill(folder: Path, model: Any, shards: Shards, weights: dict[str, Any] | None = None) -> None:
     from transformers import GenerationConfig
 
     terminators, pad = list(shards.manifest["terminators"]), shards.manifest["pad_id"]
-    model.config.eos_token_id = terminators
-    generation = getattr(model, "generation_config", None) or GenerationConfig()
+    adapter = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+    plain = model.get_base_model() if adapter else model
+    plain.config.eos_token_id = terminators
+    generation = getattr(plain, "generation_config", None) or GenerationConfig()
     generation.eos_token_id, generation.pad_token_id = terminators, pad
-    model.generation_config = generation
-    model.save_pretrained(folder)
+    plain.generation_config = generation
+    if adapter:
+        save_adapter(model, folder, weights)
+    else:
+        model.save_pretrained(folder, **({"state_dict": weights} if weights is not None else {}))
     # The shards' files and never the model's own: transformers saves some tokenizers without part of their pipeline.
     shutil.copytree(shards.tokenizer, folder, dirs_exist_ok=True)
     facts = facts_of(shards.manifest)
@@ -59,18 +66,20 @@ def _fill(folder: Path, model: Any, shards: Shards) -> None:
 
 
 def smoke(final: Path, shards: Shards, tokens: int) -> dict[str, Any]:
-    """Load `final/` with plain transformers, answer one real prompt greedily, and say whether the answer stops.
+    """Load `final/` with plain transformers (an adapter with peft), answer one real prompt greedily: does it stop?
 
     Raises `GristmillError` when weights are missing or unknown, or when transformers reads texts as other ids than the
     shards hold; a model that does not stop is reported, not refused.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    model, info = AutoModelForCausalLM.from_pretrained(str(final), output_loading_info=True, local_files_only=True)
+    model, wrong = load_saved(final)
     tokenizer = AutoTokenizer.from_pretrained(str(final), local_files_only=True)
-    if info["missing_keys"] or info["unexpected_keys"]:
-        raise GristmillError(f"{final}: does not load: {info}", hint="this is a defect of ours: please report it")
+    if wrong:
+        raise GristmillError(
+            f"{final}: does not load: {', '.join(wrong[:9])}", hint="this is a defect of ours: please report it"
+        )
     if text := misread(Tokenizer.load(final), tokenizer):
         raise GristmillError(
             f"{final}: transformers tokenises {text!r} otherwise than the shards were",
@@ -80,12 +89,13 @@ def smoke(final: Path, shards: Shards, tokens: int) -> dict[str, Any]:
     ids = torch.tensor([prompt])
     with torch.no_grad():
         out = model.eval().generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, num_beams=1
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, num_beams=1
         )
     answer = out[0, len(prompt) :].tolist()
-    stops = set(model.generation_config.eos_token_id)
+    stops = set(shards.manifest["terminators"])
     return {
         "loads": True,
+        "with": "peft" if (final / CONFIG).is_file() else "plain transformers",
         "has_chat_template": bool(tokenizer.chat_template),
         "prompt_tokens": len(prompt),
         "new_tokens": len(answer),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 from curate.foundation.store import Store
@@ -18,10 +20,12 @@ EVERY: Final = 10.0
 
 
 class Metrics:
-    """The lines of a run, in memory and on disk; disk only where `writes` (rank 0)."""
+    """The lines of a run, in memory and on disk; disk only where `writes` (rank 0). `also` is handed every new line."""
 
-    def __init__(self, store: Store, *, upto: int, writes: bool) -> None:
-        self._store, self._writes = store, writes
+    def __init__(
+        self, store: Store, *, upto: int, writes: bool, also: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self._store, self._writes, self._also = store, writes, also
         self.lines: list[dict[str, Any]] = []
         self._written = time.monotonic()
         path = store.path(NAME)
@@ -32,6 +36,8 @@ class Metrics:
     def add(self, line: dict[str, Any]) -> None:
         """Record one line."""
         self.lines.append(line)
+        if self._also:
+            self._also(line)
         if time.monotonic() - self._written > EVERY:
             self.flush()
 
@@ -45,6 +51,10 @@ class Metrics:
     def last(self, key: str) -> Any:
         """The latest value of a key, or None."""
         return next((line[key] for line in reversed(self.lines) if key in line), None)
+
+    def latest(self, key: str, count: int) -> list[Any]:
+        """The last `count` values of a key, newest first."""
+        return list(islice((line[key] for line in reversed(self.lines) if key in line), count))
 
     def first(self, key: str) -> Any:
         """The earliest value of a key, or None."""

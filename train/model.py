@@ -13,6 +13,7 @@ from curate.foundation.errors import Offline, UsageError
 from pack.template import Tokenizer
 from train.config import TinySettings, TrainConfig
 from train.data import Shards
+from train.optimizing import need
 
 # Layers whose attention a segment boundary cuts cleanly; recurrent and convolutional state runs across it.
 ISOLATED: Final = frozenset({"full_attention", "sliding_attention", "dense", "sparse"})
@@ -28,25 +29,29 @@ def load_tokenizer(folder: Path | str, **options: Any) -> Any:
         raise UsageError(f"{folder}: no tokenizer could be loaded", hint="save one there, or name another") from error
 
 
-def build_model(config: TrainConfig, shards: Shards) -> Any:
-    """The model in float32, its vocabulary fitted to the shards; the caller seeds torch first.
+def build_model(config: TrainConfig, shards: Shards, precision: str = "fp32", device: str = "cpu") -> Any:
+    """The model, its vocabulary fitted to the shards; the caller seeds torch first.
+
+    Weights that train are float32; those an adapter freezes are in the `precision` of the run, or in 4-bit.
 
     Raises `UsageError` for a model that is not there, recurrent layers, ctx beyond its positions, or a tokenizer that is
     not the model's; `Offline` for a hub name that is not cached when the hub cannot be reached.
     """
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision if config.lora else "fp32"]
     if config.model == "tiny":
-        return _tiny(config.tiny, shards)
+        return _tiny(config.tiny, shards, dtype)
     from transformers import AutoConfig, AutoModelForCausalLM
 
     options = _source(config.model)
+    special = _in_4bit(dtype, device) if config.load_in_4bit else {}
     try:
         settings = AutoConfig.from_pretrained(config.model, trust_remote_code=False, **options)
         refuse_unfit(settings, shards.ctx, config.model)
         check_tokenizer(config.model, settings, shards, options)
-        import torch
-
         model = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=torch.float32, trust_remote_code=False, **options
+            config.model, dtype=dtype, trust_remote_code=False, **options, **special
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n", 1)[0][:300]
@@ -56,6 +61,20 @@ def build_model(config: TrainConfig, shards: Shards) -> Any:
         ) from error
     _grow(model, shards)
     return model
+
+
+def _in_4bit(dtype: Any, device: str) -> dict[str, Any]:
+    """NF4 with doubly quantised constants (Dettmers et al. 2023), computed in the precision of the run."""
+    need("bitsandbytes", "gristmill[gpu]", "--load-in-4bit")
+    from transformers import BitsAndBytesConfig
+
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": quantised, "device_map": {"": device}}
 
 
 def _source(name: str) -> dict[str, Any]:
@@ -89,7 +108,7 @@ def _answers(endpoint: str) -> bool:
         return False
 
 
-def _tiny(size: TinySettings, shards: Shards) -> Any:
+def _tiny(size: TinySettings, shards: Shards, dtype: Any) -> Any:
     """A random-start Llama of the shards' vocabulary and ctx."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -108,7 +127,7 @@ def _tiny(size: TinySettings, shards: Shards) -> Any:
         # As padding_idx it would freeze an embedding row, and in many tokenizers pad *is* the terminator.
         pad_token_id=None,
     )
-    return AutoModelForCausalLM.from_config(config)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def refuse_unfit(config: Any, ctx: int, name: str) -> None:
@@ -200,6 +219,19 @@ def _grow(model: Any, shards: Shards) -> None:
     size = int(shards.manifest["tokenizer"]["vocab_size"])
     if size > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(size)
+
+
+def precision_of(config: TrainConfig, device: str) -> str:
+    """fp32, bf16 or fp16: bf16 by default on a GPU that has it; raises `UsageError` for fp16 without a GPU."""
+    if config.precision == "fp16" and device == "cpu":
+        raise UsageError("precision fp16 needs a GPU", hint="use --set precision=bf16 or fp32 on CPU")
+    if config.precision != "auto":
+        return config.precision
+    if device == "cpu":
+        return "fp32"
+    import torch
+
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 def device_of(config: TrainConfig) -> str:

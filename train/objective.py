@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import cross_entropy, linear, log_softmax
 
 from pack.shards import IGNORE
-from train.attention import SEGMENTS, Segments
+from train.attention import FLAT, SEGMENTS, Segments, inputs
 from train.data import Batch
 
 CHUNK: Final = {"cpu": 1 << 25}  # logits at a time
@@ -60,8 +60,8 @@ class HeadLoss(torch.autograd.Function):
                 losses[span] = torch.where(trained, -scores.gather(1, index)[:, 0], 0.0)
                 if any(wants):
                     _gradients(grads, span, part, head, _slope(scores, index, trained))
-        ctx.grads = [
-            None if g is None or t is None else g.to(t.dtype)
+        ctx.grads = [  # fp16 has no room for them before the loss is scaled up
+            None if g is None or t is None else (g if low == torch.float16 else g.to(t.dtype))
             for g, t in zip(grads, (hidden, weight, bias), strict=True)
         ]
         ctx.mark_non_differentiable(losses)
@@ -107,20 +107,32 @@ class PackedLoss(torch.nn.Module):
 
     @property
     def flat(self) -> bool:
-        """Whether the backend wants one flat row (per-segment attention) rather than a stack of rows."""
-        return bool(self.model.config._attn_implementation == SEGMENTS)
+        """Whether the backend wants one flat row and the lengths of its segments, rather than a stack of rows."""
+        return self.backend in FLAT
+
+    @property
+    def backend(self) -> str:
+        """The attention in use."""
+        return str(self.model.config._attn_implementation)
+
+    @property
+    def head(self) -> Any:
+        """The output embedding; the copy that is trained where an adapter keeps one."""
+        head = self.model.get_output_embeddings()
+        saved = getattr(head, "modules_to_save", None)
+        return head if saved is None else saved[head.active_adapters[0]]
 
     def logits(self, batch: Batch, keep: torch.Tensor | int) -> torch.Tensor:
         """The logits (rows, n, vocabulary) at `keep`: positions (n,), or 0 for all of them."""
-        logits: torch.Tensor = self.model(logits_to_keep=keep, **_inputs(batch)).logits
+        logits: torch.Tensor = self.model(logits_to_keep=keep, **inputs(batch, self.backend)).logits
         return logits
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed cross-entropy, and that of each kept position (rows, n), detached; 0 where a row trains nothing."""
         aim = batch.targets.reshape(-1)
         if self.chunked:
-            head = self.model.get_output_embeddings()
-            hidden = self.model.base_model(**_inputs(batch)).last_hidden_state[:, batch.keep]
+            head = self.head
+            hidden = self.model.base_model(**inputs(batch, self.backend)).last_hidden_state[:, batch.keep]
             size = max(1, CHUNK.get(hidden.device.type, CHUNK_ELSEWHERE) // head.weight.shape[0])
             total, losses = HeadLoss.apply(  # type: ignore[no-untyped-call]
                 hidden.reshape(-1, hidden.shape[-1]), head.weight, head.bias, aim, size
@@ -133,12 +145,12 @@ class PackedLoss(torch.nn.Module):
 
     def _head_is_linear(self) -> bool:
         """Whether the model's logits are bit for bit its output embedding of its last hidden state, on four tokens."""
-        head = self.model.get_output_embeddings()
+        head = self.head
         if type(head) is not torch.nn.Linear:
             return False
         ids = torch.arange(4, device=head.weight.device)[None] % head.weight.shape[0]
         probe: dict[str, Any] = {"input_ids": ids, "position_ids": torch.arange(4, device=ids.device)[None]}
-        probe |= {"use_cache": False, **({"segments": Segments([4])} if self.flat else {})}
+        probe |= {"use_cache": False, **({"segments": Segments([4])} if self.backend == SEGMENTS else {})}
         was = self.model.training
         self.model.eval()
         try:
@@ -147,9 +159,3 @@ class PackedLoss(torch.nn.Module):
                 return hidden is not None and torch.equal(self.model(**probe).logits, head(hidden))
         finally:
             self.model.train(was)
-
-
-def _inputs(batch: Batch) -> dict[str, Any]:
-    """What a model is called with: never an attention_mask, never a cache."""
-    segments = {"segments": Segments(batch.lengths)} if batch.lengths is not None else {}
-    return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False, **segments}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from curate.foundation.errors import UsageError
 from train.config import TrainConfig
-from train.data import Shards
+from train.data import Shards, Split
 
 FEW_STEPS: Final = 50
 MICRO_TOKENS: Final = 4096
@@ -16,8 +16,27 @@ EVAL_TOKENS: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """The steps of one stage: `first` is the run's step it begins with, `samples` the rows it takes, `rows` a step."""
+
+    name: str
+    stage: int
+    first: int
+    steps: int
+    rows: int
+    samples: int
+    ctx: int
+    micro: int
+
+    def samples_of(self, step: int) -> tuple[int, int]:
+        """The samples [start, stop) of this stage that a step of the run takes."""
+        start = (step - self.first) * self.rows
+        return start, min(start + self.rows, self.samples)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will do; counts a step are means over the train split."""
+    """What a run will do; counts a step are means over the first stage."""
 
     rows: int
     steps: int
@@ -31,11 +50,19 @@ class Plan:
     eval_steps: int
     eval_rows: int
     held: int
+    eval_micro: int
+    all_tokens: int
+    stretches: tuple[Stretch, ...]
     notes: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """For `--json` and the manifest."""
-        return {key: value for key, value in asdict(self).items() if key != "notes"}
+        found = {key: value for key, value in asdict(self).items() if key not in ("notes", "stretches", "eval_micro")}
+        return found | {"stages": [asdict(stretch) for stretch in self.stretches]}
+
+    def stretch(self, step: int) -> Stretch:
+        """The stage that a step (0-based) belongs to."""
+        return next(stretch for stretch in reversed(self.stretches) if step >= stretch.first)
 
     def eval_numbers(self) -> list[int]:
         """Which rows of the eval split give the held-out loss: evenly spread over it."""
@@ -43,16 +70,21 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For people."""
-        total = self.tokens * self.samples // self.rows
         held = (
             f"held-out loss: {self.eval_rows:,} of {self.held:,} eval rows, before, every {self.eval_steps:,} steps, at the end"
             if self.held
             else "held-out loss: none, these shards have no eval split"
         )
+        stages = [
+            f"stage {one.name}: steps {one.first + 1:,} to {one.first + one.steps:,},"
+            f" {one.rows:,} rows of {one.ctx:,} tokens a step"
+            for one in self.stretches
+        ]
         return [
             f"a step: {self.rows:,} rows, about {self.examples:,.0f} examples, {self.tokens:,} tokens"
             f" ({self.trained_tokens:,.0f} trained), {self.micro} rows at a time",
-            f"the run: {self.steps:,} steps, {self.epochs:.2f} epochs, {total:,} tokens",
+            f"the run: {self.steps:,} steps, {self.epochs:.2f} epochs, {self.all_tokens:,} tokens",
+            *(stages if len(stages) > 1 else ()),
             f"{held}; a checkpoint every {self.save_steps:,} steps",
             *self.notes,
         ]
@@ -64,45 +96,80 @@ def make_plan(config: TrainConfig, shards: Shards, *, chosen: bool) -> Plan:
     An unchosen batch is made smaller so that a small set still gets 50 steps. Raises `UsageError` when a batch in
     examples or trained tokens is less than one row holds.
     """
-    train = shards.train
-    rows, notes = _rows(config, shards)
-    asked = rows
-    if rows > len(train):
-        rows = len(train)
-    if not chosen and config.max_steps is None:
-        rows = max(1, min(rows, int(len(train) * config.epochs) // FEW_STEPS))
-    if rows < asked:
-        why = f"there are only {len(train):,}" if chosen or config.max_steps else f"{FEW_STEPS} steps would not fit"
-        notes.append(f"note: a step takes {rows:,} rows, not {asked:,}: {why} (--batch N decides)")
-    samples = config.max_steps * rows if config.max_steps else max(1, math.ceil(config.epochs * len(train)))
-    rows = min(rows, samples)
-    steps = math.ceil(samples / rows)
+    total = sum(len(stage.split) for stage in shards.stages)
+    notes: list[str] = []
+    stretches = _stretches(config, shards, total, notes, chosen=chosen)
+    steps, samples = (sum(getattr(one, name) for one in stretches) for name in ("steps", "samples"))
     if steps < FEW_STEPS:
         notes.append(f"warning: {steps} steps are few (a smaller --batch, more --epochs or --max-steps give more)")
+    if config.judges and not shards.eval.trained:
+        raise UsageError(
+            "early stopping and the best model are judged by the held-out loss, and these shards have no eval split",
+            hint="pack one: pack build OUT SHARDS --eval-fraction 0.05 --overwrite",
+        )
     quarter = max(1, math.ceil(steps / 4))
-    share = rows / len(train)
+    first, train = stretches[0], shards.train
+    share = first.rows / len(train)
     return Plan(
-        rows=rows,
+        rows=first.rows,
         steps=steps,
         samples=samples,
-        micro=min(rows, config.micro_batch or max(1, MICRO_TOKENS // shards.ctx)),
-        tokens=rows * shards.ctx,
+        micro=first.micro,
+        tokens=first.rows * first.ctx,
         trained_tokens=round(train.trained * share, 1),
         examples=round(train.examples * share, 1),
-        epochs=round(samples / len(train), 4),
+        epochs=round(samples / total, 4),
         save_steps=config.save_steps or quarter,
         eval_steps=config.eval_steps or (quarter if steps >= FEW_STEPS else steps),
         eval_rows=min(len(shards.eval), config.eval_rows or max(1, EVAL_TOKENS // shards.ctx)),
         held=len(shards.eval),
+        eval_micro=_micro(config, shards.eval.ctx),
+        all_tokens=sum(one.samples * one.ctx for one in stretches),
+        stretches=tuple(stretches),
         notes=tuple(notes),
     )
 
 
-def _rows(config: TrainConfig, shards: Shards) -> tuple[int, list[str]]:
-    """The batch in rows, by the shards' own counts."""
+def _stretches(config: TrainConfig, shards: Shards, total: int, notes: list[str], *, chosen: bool) -> list[Stretch]:
+    """Every stage's steps, one after the other; `max_steps` is shared among stages as their rows are."""
+    found: list[Stretch] = []
+    given = 0
+    for number, stage in enumerate(shards.stages):
+        split = stage.split
+        rows, said = _rows(config, split)
+        notes += said
+        asked, rows = rows, min(rows, len(split))
+        if not chosen and config.max_steps is None:
+            rows = max(1, min(rows, int(total * config.epochs) // FEW_STEPS))
+        if rows < asked:
+            why = f"there are only {len(split):,}" if chosen or config.max_steps else f"{FEW_STEPS} steps would not fit"
+            notes.append(f"note: a step takes {rows:,} rows, not {asked:,}: {why} (--batch N decides)")
+        if config.max_steps:
+            given += len(split)
+            done = sum(one.steps for one in found)
+            steps = config.max_steps * given // total - done
+            if not steps:
+                notes.append(f"note: {config.max_steps} steps leave none for stage {stage.name}")
+                continue
+            samples = steps * rows
+        else:
+            samples = max(1, math.ceil(config.epochs * len(split)))
+        rows = min(rows, samples)
+        first = sum(one.steps for one in found)
+        micro = min(rows, _micro(config, split.ctx))
+        found.append(Stretch(stage.name, number, first, math.ceil(samples / rows), rows, samples, split.ctx, micro))
+    return found
+
+
+def _micro(config: TrainConfig, ctx: int) -> int:
+    """Rows a forward pass."""
+    return config.micro_batch or max(1, MICRO_TOKENS // ctx)
+
+
+def _rows(config: TrainConfig, train: Split) -> tuple[int, list[str]]:
+    """The batch in rows, by the split's own counts."""
     if config.batch_unit == "rows":
         return config.batch, []
-    train = shards.train
     total = train.examples if config.batch_unit == "examples" else train.trained
     unit = config.batch_unit.replace("-", " ")
     rows = config.batch * len(train) / total
@@ -111,12 +178,5 @@ def _rows(config: TrainConfig, shards: Shards) -> tuple[int, list[str]]:
             f"--batch {config.batch} {unit}: one packed row already holds {total / len(train):,.0f}",
             hint=f"use --batch {math.ceil(total / len(train))} or more, or pack shorter rows",
         )
-    return round(rows), [f"note: {config.batch:,} {unit} are {round(rows):,} rows of these shards"]
-
-
-def scale(step: int, steps: int, warmup: float) -> float:
-    """The learning rate's share at a step (0-based): linear warmup, then a cosine to 0 (as `get_scheduler("cosine")`)."""
-    rise = math.ceil(steps * warmup)
-    if step < rise:
-        return step / rise
-    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, steps - rise))))
+    whole = max(1, round(rows))
+    return whole, [f"note: {config.batch:,} {unit} are {whole:,} rows of these shards"]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curate.cards.render import write_card
 from curate.foundation.console import Console
-from curate.foundation.errors import MachineError, UsageError
+from curate.foundation.errors import UsageError
 from curate.foundation.store import MANIFEST, Store
-from train import checkpoint, final, launch, metrics, selfcheck
+from train import checkpoint, final, launch, metrics, selfcheck, tracking
 from train.config import TrainConfig
 from train.data import Shards
 from train.plan import Plan, make_plan
 
-OURS = ("checkpoints", "final", metrics.NAME, MANIFEST)
+if TYPE_CHECKING:
+    from train.starting import Made
+
+OURS = ("checkpoints", "final", metrics.NAME, MANIFEST, tracking.FOLDER)
 
 
 def train(
@@ -37,6 +40,7 @@ def train(
     """
     if shards.resolve() in run.resolve().parents:
         raise UsageError(f"{run} lies inside the shards it would train on", hint="train run SHARDS runs/name")
+    tracking.require(config)
     packed = Shards(shards)
     plan = make_plan(config, packed, chosen=batch_chosen)
     store = Store(run, "run")
@@ -75,94 +79,79 @@ def fit(
     cards: Path | None,
 ) -> dict[str, Any]:
     """Train in this process, one of `config.num_processes`; rank 0 writes."""
-    import torch
-    from accelerate import Accelerator
-    from transformers.utils import logging
-
+    from train import starting
     from train.loop import Trainer
-    from train.model import device_of
-    from train.objective import PackedLoss
     from train.stopping import Stopping
 
-    device = device_of(config)
-    precision = config.precision if config.precision != "auto" else ("bf16" if device == "cuda" else "fp32")
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
-    if accelerator.num_processes != config.num_processes:
-        raise MachineError(
-            f"{config.num_processes} processes were asked for, {accelerator.num_processes} started",
-            hint="start them with: train run --num-processes N",
+    with starting.kernels(config):
+        made = starting.make(config, shards, plan, store.root)
+        accelerator, talk = made.accelerator, console if made.accelerator.is_main_process else Console(quiet=True)
+        _introduce(talk, config, plan, made)
+        selfcheck.require(made.report)
+        identity = replace(_identity(config, shards), frozen=made.frozen)
+        resumed, passed = checkpoint.newest(store.root, identity)
+        for line in passed:
+            talk.warn(line)
+        progress = made.resume(resumed) if resumed else checkpoint.Progress()
+        if resumed:
+            talk.say(f"going on from {resumed.name}")
+        tracking.begin(accelerator, config)
+        also = _tracked(accelerator) if config.track else None
+        lines = metrics.Metrics(store, upto=progress.step, writes=accelerator.is_main_process, also=also)
+        trainer = Trainer(
+            config=config,
+            shards=shards,
+            plan=plan,
+            run=store.root,
+            identity=identity,
+            accelerator=accelerator,
+            objective=made.objective,
+            inner=made.inner,
+            optimizer=made.optimizer,
+            scheduler=made.scheduler,
+            metrics=lines,
+            console=talk,
+            work=made.work,
+            progress=progress,
         )
-    talk = console if accelerator.is_main_process else Console(quiet=True)
-    logging.disable_progress_bar()
-    torch.manual_seed(config.seed)
-    model = _prepared(config, shards, device)
-    inner = PackedLoss(model.to(accelerator.device)).train()
-    with accelerator.autocast():
-        report = selfcheck.check(inner, shards, accelerator.device, precision)
-    _introduce(talk, config, model, plan, report, device)
-    selfcheck.require(report)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    identity = _identity(config, shards)
-    resumed, passed = checkpoint.newest(store.root, identity)
-    for line in passed:
-        talk.warn(line)
-    progress = checkpoint.load(resumed, model, optimizer) if resumed else checkpoint.Progress()
-    if resumed:
-        talk.say(f"going on from {resumed.name}")
-    objective, prepared = accelerator.prepare(inner, optimizer)
-    lines = metrics.Metrics(store, upto=progress.step, writes=accelerator.is_main_process)
-    trainer = Trainer(
-        config, shards, plan, store.root, identity, accelerator, objective, inner, prepared, lines, talk, progress
-    )
-    with Stopping() as stopping:
-        trainer.fit(stopping)
-    lines.flush()
-    manifest: dict[str, Any] = {}
-    if accelerator.is_main_process:
-        facts = {"selfcheck": report.facts(), "device": device, "precision": precision, "recipe": recipe}
-        facts |= {"parameters": model.num_parameters(), "progress": asdict(progress)}
-        manifest = _commit(store, config, shards, plan, model, lines, facts, talk, cards)
-    accelerator.wait_for_everyone()
-    if accelerator.num_processes > 1:
-        accelerator.end_training()
+        with Stopping() as stopping:
+            trainer.fit(stopping)
+        lines.flush()
+        if config.best and progress.best_loss is not None and progress.best_step != progress.step:
+            checkpoint.load_weights(checkpoint.best(store.root, progress), made.inner.model)
+            talk.say(f"final/ is the model of step {progress.best_step:,}, whose held-out loss was lowest")
+        weights = checkpoint.weights_of(made.inner.model) if config.fsdp else None
+        manifest: dict[str, Any] = {}
+        if accelerator.is_main_process:
+            facts = made.facts() | {"recipe": recipe, "progress": asdict(progress)}
+            manifest = _commit(store, config, shards, plan, made, weights, lines, facts, talk, cards)
+        accelerator.wait_for_everyone()
+        if accelerator.num_processes > 1 or config.track:
+            accelerator.end_training()
     return manifest
 
 
-def _prepared(config: TrainConfig, shards: Shards, device: str) -> Any:
-    """The model with the attention of this device, and activation checkpointing where it is asked for."""
-    from train.attention import choose, register
-    from train.model import build_model
+def _tracked(accelerator: Any) -> Callable[[dict[str, Any]], None]:
+    def log(line: dict[str, Any]) -> None:
+        accelerator.log(tracking.numbers(line), step=line["step"])
 
-    model = build_model(config, shards)
-    register()
-    model.set_attn_implementation(choose(model.config, device))
-    if config.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    return model
+    return log
 
 
 def _identity(config: TrainConfig, shards: Shards) -> checkpoint.Identity:
     return checkpoint.Identity(config.trajectory(), str(shards.manifest["fingerprint"]), config.num_processes)
 
 
-def _introduce(
-    console: Console, config: TrainConfig, model: Any, plan: Plan, report: selfcheck.Report, device: str
-) -> None:
+def _introduce(console: Console, config: TrainConfig, plan: Plan, made: Made) -> None:
     start = "a random start; " if config.model == "tiny" else ""
+    adapter = f", {made.trained:,} of them trained (LoRA)" if config.lora else ""
     console.say(
-        f"model {config.model}: {start}{model.num_parameters():,} parameters on {device},"
+        f"model {config.model}: {start}{made.parameters:,} parameters{adapter} on {made.device} in {made.precision},"
         f" peak learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     for line in plan.lines():
         console.say(line)
-    console.say(report.line())
+    console.say(made.report.line())
 
 
 def _commit(
@@ -170,17 +159,18 @@ def _commit(
     config: TrainConfig,
     shards: Shards,
     plan: Plan,
-    model: Any,
+    made: Made,
+    weights: dict[str, Any] | None,
     lines: metrics.Metrics,
     facts: dict[str, Any],
     console: Console,
     cards: Path | None,
 ) -> dict[str, Any]:
     """Save `final/`, prove that it serves, and write manifest and card."""
-    files = final.save_final(store, model, shards)
+    files = final.save_final(store, made.final(config, shards), shards, weights)
     smoke = final.smoke(store.path(final.FOLDER), shards, config.smoke_tokens)
     console.say(
-        f"final/ loads with plain transformers; its answer to one prompt "
+        f"final/ loads with {smoke['with']}; its answer to one prompt "
         f"{'stops by itself' if smoke['stopped'] else f'does not stop within {config.smoke_tokens} tokens'}"
     )
     manifest = store.commit(
@@ -195,6 +185,7 @@ def _commit(
             "terminators": list(shards.manifest["terminators"]),
             "plan": plan.facts(),
             "results": {
+                "best_step": facts["progress"]["best_step"] if config.judges else None,
                 "loss_first": lines.first("loss"),
                 "loss_last": lines.last("loss"),
                 "eval_loss_first": lines.first("eval_loss"),
@@ -202,7 +193,7 @@ def _commit(
                 "eval_loss_by_source": lines.last("eval_loss_by_source"),
             },
             "smoke": smoke,
-            "environment": _versions(),
+            "environment": _versions(config),
         },
         [*files, metrics.NAME],
     )
@@ -210,10 +201,11 @@ def _commit(
     return manifest
 
 
-def _versions() -> dict[str, str]:
+def _versions(config: TrainConfig) -> dict[str, str]:
     from importlib.metadata import version
 
-    names = ("torch", "transformers", "accelerate", "numpy")
+    names = ["torch", "transformers", "accelerate", "numpy", *(("peft",) if config.lora else ())]
+    names += ["bitsandbytes"] if config.load_in_4bit or config.optimizer != "adamw" else []
     return {"python": ".".join(map(str, sys.version_info[:3])), **{name: version(name) for name in names}}
 
 

@@ -18,8 +18,8 @@ from pack.shards import IGNORE
 from train.data import Batch, Row, Shards, Split, collate
 from train.objective import PackedLoss
 
-LOSS_BOUND: Final = {"fp32": 1e-4, "bf16": 2e-2}
-LOGIT_BOUND: Final = {"fp32": 1e-4, "bf16": 2e-2}
+LOSS_BOUND: Final = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}
+LOGIT_BOUND: Final = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}
 LOOK_AT: Final = 64
 
 

@@ -1,4 +1,4 @@
-"""The plan of a run is counted from the shards, and the schedule is the field's own."""
+"""The plan of a run is counted from the shards."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ from shards_fixture import write_shards
 from curate.foundation.errors import UsageError
 from train.config import TrainConfig
 from train.data import Shards
-from train.plan import make_plan, scale
+from train.plan import make_plan
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +48,3 @@ def test_epochs_end_with_a_smaller_step_and_steps_with_whole_ones(shards):
     by_epoch = make_plan(TrainConfig(batch=7, epochs=1.5), shards, chosen=True)
     assert by_epoch.samples == math.ceil(1.5 * len(shards.train))
     assert make_plan(TrainConfig(batch=7, max_steps=9), shards, chosen=True).samples == 63
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(100, 0.03), (7, 0.0), (50, 0.5), (1, 0.03)])
-def test_the_schedule_equals_transformers(steps, warmup):
-    import torch
-    from transformers import get_scheduler
-
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = get_scheduler("cosine", optimizer, math.ceil(steps * warmup), steps)
-    for step in range(steps):
-        assert scale(step, steps, warmup) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
-        optimizer.step()
-        theirs.step()
