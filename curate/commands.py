@@ -145,6 +145,24 @@ def filter_raw(
     console: Console,
 ) -> Said:
     """`curate filter`: read raw data through every stage into `out`."""
+    check_target(out, overwrite=spread.overwrite)
+    keeps_restored(out, resolved.config)
+    work = raw_work(raw, out, resolved, sources, tokenizer, console)
+    manifest = run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, "curate filter")
+    if resolved.config.select.decisions:
+        _say_unmatched(Path(resolved.config.select.decisions), out, manifest, console)
+    return report(work, manifest, spread, console)
+
+
+def raw_work(
+    raw: str,
+    out: Path,
+    resolved: Resolved[CurateConfig],
+    sources: dict[str, SourceSettings],
+    tokenizer: str | None,
+    console: Console,
+) -> Work:
+    """What `curate filter` has to do: the units of `raw`, planned."""
     from curate.reading import plan as plan_units
 
     if tokenizer is not None:
@@ -153,12 +171,10 @@ def filter_raw(
         load(tokenizer)
     is_raw(raw)
     not_inside(raw, out)
-    check_target(out, overwrite=spread.overwrite)
-    keeps_restored(out, resolved.config)
     found = plan_units(raw, resolved.config.read, sources)
     known_sources(resolved.config.priority, {unit.source for unit in found.units}, "priority")
     console.say(f"{len(found.units)} units of {len({unit.file for unit in found.units})} files from {raw}")
-    work = Work(
+    return Work(
         out=out,
         units=found.units,
         config=resolved.config,
@@ -168,10 +184,6 @@ def filter_raw(
         licences=found.licences,
         carried={"skipped": [{"file": file, "reason": reason} for file, reason in found.skipped]},
     )
-    manifest = run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, "curate filter")
-    if resolved.config.select.decisions:
-        _say_unmatched(Path(resolved.config.select.decisions), out, manifest, console)
-    return _report(work, manifest, spread, console)
 
 
 def _say_unmatched(file: Path, out: Path, manifest: dict[str, Any], console: Console) -> None:
@@ -196,9 +208,7 @@ def one_stage(
     not_inside(str(source), out)
     check_target(out, overwrite=spread.overwrite)
     work = _curated_work(source, out, manifest, resolved.config, resolved.recipe, removed=False)
-    return _report(
-        work, run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, command), spread, console
-    )
+    return report(work, run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, command), spread, console)
 
 
 def _curated_work(
@@ -250,7 +260,7 @@ def restore(
         fresh = run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, "curate restore")
         exchange(out, target)
     before, after = manifest["totals"]["kept"], fresh["totals"]["kept"]
-    data, text = _report(work, fresh, spread, console, root=out)
+    data, text = report(work, fresh, spread, console, root=out)
     return {
         **data,
         "restored": after - before,
@@ -269,9 +279,7 @@ def _known_rule(manifest: dict[str, Any], rule: str | None) -> None:
         raise UsageError(f"--rule {rule}: removed nothing in this folder", hint=f"rules that did: {shown}")
 
 
-def _report(
-    work: Work, manifest: dict[str, Any], spread: Spread, console: Console, *, root: Path | None = None
-) -> Said:
+def report(work: Work, manifest: dict[str, Any], spread: Spread, console: Console, *, root: Path | None = None) -> Said:
     """The closing table; an alarm that was not allowed is a `DataError` after everything is written and said."""
     root = root or work.out
     if spread.cards is not None:

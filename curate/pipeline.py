@@ -22,6 +22,7 @@ from curate.reading import Unit
 from curate.settings import CurateConfig
 from curate.stages.registry import resolve_all
 
+SLICES = ".slices"  # what the jobs of a batch array agreed on, see slices.py
 WORK = ".work"  # intermediates; a run that was killed before its first marker leaves nothing else
 CARD_FILES = ("README.md", "card.json", "card.yaml")
 
@@ -52,7 +53,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file", hint="name another folder")
-    ours = (out / MANIFEST).is_file() or (out / UNITS).is_dir() or (out / WORK).is_dir()
+    ours = (out / MANIFEST).is_file() or any((out / name).is_dir() for name in (UNITS, WORK, SLICES))
     rest = [path for path in out.iterdir() if path.name not in CARD_FILES and not path.name.startswith(".lock")]
     if rest and not ours:
         raise UsageError(
@@ -73,14 +74,14 @@ def run(work: Work, executor: Executor, console: Console, command: str) -> dict[
     with store.locked(command):
         store.sweep()
         jobs = work.jobs()
-        ingested = _each(store, jobs, "ingest", [job.key for job in jobs], executor, console)
+        ingested = each(store, jobs, "ingest", [job.key for job in jobs], executor, console)
         decided = resolve_all(store, [job.unit.name for job in jobs], work.config, console)
         keys = [apply_key(job, store) for job in jobs]
-        applied = _each(store, jobs, "apply", keys, executor, console)
-        return _finish(store, work, jobs, ingested, applied, decided, console)
+        applied = each(store, jobs, "apply", keys, executor, console)
+        return finish(store, work, jobs, ingested, applied, decided, console)
 
 
-def _each(
+def each(
     store: Store, jobs: Sequence[Job], step: str, keys: Sequence[str], executor: Executor, console: Console
 ) -> list[dict[str, Any]]:
     """Run a step for the units that need it; the counts of all units, in plan order."""
@@ -98,7 +99,7 @@ def _each(
     return [summary for summary in found if summary is not None]
 
 
-def _finish(
+def finish(
     store: Store,
     work: Work,
     jobs: Sequence[Job],
@@ -107,6 +108,7 @@ def _finish(
     decided: Mapping[str, dict[str, Any]],
     console: Console,
 ) -> dict[str, Any]:
+    """Account, check the law, write the manifest, tidy up, render the card."""
     from curate.cards.render import write_card
 
     found = account.combine(work.units, ingested, applied, work.config.stages)
@@ -151,7 +153,7 @@ def _tidy(store: Store, jobs: Sequence[Job], manifest: Mapping[str, Any]) -> Non
     """Drop intermediates, markers of units that are no longer there, and files the manifest does not name."""
     live = {f"{UNITS}/{step}/{job.unit.name}.json" for job in jobs for step in ("ingest", "apply")}
     for name in store.names(hidden=True):
-        if name.startswith(".work/") or (name.startswith(f"{UNITS}/") and name not in live):
+        if name.startswith((f"{WORK}/", f"{SLICES}/")) or (name.startswith(f"{UNITS}/") and name not in live):
             store.remove(name)
     card = [name for name in store.names() if name in CARD_FILES or name.startswith("figures/")]
     store.sweep([*manifest["files"], *card, MANIFEST])
