@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from curate.cli_evals import evals
 from curate.cli_stages import Allow, show_config, stages
 from curate.foundation import options
 from curate.foundation.console import Console, run
@@ -24,6 +25,7 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="A curated folder.")]
 
 app.add_typer(stages)
+app.add_typer(evals, name="evals")
 
 
 def main() -> None:

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from curate.evals.model import BadRow, Fields
-from curate.evals.shapes import OUTPUTS, Unmapped, ask, model_outputs
+from curate.evals.shapes import OUTPUTS, Unmapped, ask, fitted, model_outputs
 from curate.foundation.errors import MachineError, UsageError
 from curate.reading.plan import JUNK, META, container_of, stem
 
-ANSWERS: Final = "possible_answer"  # BFCL keeps the answers to a file in a folder of this name, under the same file name
+ANSWERS: Final = (
+    "possible_answer"  # BFCL keeps the answers to a file in a folder of this name, under the same file name
+)
 PIECE: Final = re.compile(r"-\d{5}-of-\d{5}$")
 Item = dict[str, Any]
 
@@ -50,7 +52,9 @@ class Read:
             item = ident if turn == 1 else f"{ident}#{turn}"
             choices = list(asked.choices)
             place = {"file": file, "row": row}
-            self.items.append({"eval": self.name, "item": item, "question": text, "choices": choices, "answer": given} | place)
+            self.items.append(
+                {"eval": self.name, "item": item, "question": text, "choices": choices, "answer": given} | place
+            )
 
 
 def find(given: str) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -66,7 +70,9 @@ def find(given: str) -> tuple[list[Path], list[tuple[str, str]]]:
         raise MachineError(f"--against {given}: no permission to read", hint="check the permissions of that path")
     if path.is_file():
         if not is_data(path.name):
-            raise UsageError(f"--against {given}: not a data file", hint="jsonl, json, csv, tsv, parquet, arrow, or a zip of them")
+            raise UsageError(
+                f"--against {given}: not a data file", hint="jsonl, json, csv, tsv, parquet, arrow, or a zip of them"
+            )
         return [path], []
     files, skipped = [], []
     for folder, folders, names in os.walk(path):
@@ -83,7 +89,9 @@ def find(given: str) -> tuple[list[Path], list[tuple[str, str]]]:
             else:
                 files.append(here)
     if not files:
-        raise UsageError(f"--against {given}: no data file in it", hint="jsonl, json, csv, tsv, parquet, arrow, or a zip of them")
+        raise UsageError(
+            f"--against {given}: no data file in it", hint="jsonl, json, csv, tsv, parquet, arrow, or a zip of them"
+        )
     return files, skipped
 
 
@@ -100,7 +108,9 @@ def named(files: list[Path]) -> dict[str, list[Path]]:
         for path in files:
             own = PIECE.sub("", stem(path.name.removesuffix(".zip").removesuffix(".ZIP")))
             out.setdefault("/".join([*path.parts[1:-1][-depth:], own]), []).append(path)
-        apart = all(len({(path.parent, PIECE.sub("", stem(path.name))) for path in paths}) == 1 for paths in out.values())
+        apart = all(
+            len({(path.parent, PIECE.sub("", stem(path.name))) for path in paths}) == 1 for paths in out.values()
+        )
         if apart or depth > max(len(path.parts) for path in files):
             return {name: sorted(out[name]) for name in sorted(out)}
         depth += 1
@@ -113,26 +123,32 @@ def read_set(name: str, paths: list[Path], fields: Fields | None) -> tuple[Read,
         shown = f"{path.parent.name}/{path.name}"
         if path.parent.name == ANSWERS and (path.parent.parent / path.name).is_file():
             skipped.append((shown, f"the answers to {path.parent.parent.name}/{path.name}"))
-        elif reason := _read_file(out, path, shown, fields):
+        elif reason := read_file(out, path, shown, fields):
             skipped.append((shown, reason))
     return out, skipped
 
 
-def _read_file(out: Read, path: Path, shown: str, fields: Fields | None) -> str:
-    """Add the rows of a file; gives the reason when it holds no questions on purpose."""
+def read_file(out: Read, path: Path, shown: str, fields: Fields | None, prefix: str = "", *, exact: bool = True) -> str:
+    """Add the rows of a file; gives the reason when it holds no questions on purpose.
+
+    `exact` takes `fields` as they are; else a row without their columns is guessed. Raises `UsageError` naming the
+    columns when no row gives a question.
+    """
     from curate.evals.rows import rows_of
 
     answers = _answers(path)
     before, unmapped = len(out.items), ""
-    for label, row, value, problem in rows_of(path, shown, fields):
-        if fields is None and model_outputs(value):
+    for stem_of, row, value, problem in rows_of(path, shown, fields if exact else None):
+        label = prefix + PIECE.sub("", stem_of)
+        if (fields is None or not exact) and model_outputs(value):
             return OUTPUTS
         out.rows += 1
         try:
             if problem:
                 raise Unmapped(problem)
             key = value.get("id") if isinstance(value, Mapping) and answers else None
-            out.add(_place(shown, label), label, row, value, fields, answers.get(str(key)))
+            own = fields if exact or fields is None else fitted(value, fields)
+            out.add(_place(shown, label), label, row, value, own, answers.get(str(key)))
         except Unmapped as error:
             unmapped = unmapped or (str(error) if error.columns else "")
             out.bad.append(BadRow(_place(shown, label), row, str(error)))
@@ -157,4 +173,6 @@ def _answers(path: Path) -> dict[str, Any]:
     from curate.evals.rows import rows_of
 
     found = (value for _, _, value, problem in rows_of(beside, beside.name, None) if not problem)
-    return {str(value["id"]): value.get("ground_truth") for value in found if isinstance(value, Mapping) and "id" in value}
+    return {
+        str(value["id"]): value.get("ground_truth") for value in found if isinstance(value, Mapping) and "id" in value
+    }

@@ -1,8 +1,8 @@
 """The registry: eval name -> where the hub has it, which columns hold what, and its licence.
 
-A `revision` of None is not pinned here: the first fetch resolves it to a commit, records that in the cache, and the
-cached copy is what every later run compares against. `files` are globs over the repository, for sets that the hub
-keeps as plain files; the others are loaded by config and split.
+`files` are globs over the repository, tried in order until one finds files; None: the usual places of the split. A
+`revision` of None is not pinned here: the first fetch takes the newest commit and records it in the cache, and the
+cached copy is what every later run compares against. Licences are those the hub declares; "unknown" where it has none.
 """
 
 from __future__ import annotations
@@ -17,32 +17,27 @@ from curate.foundation.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One eval set on the hub; several configs or splits are one set."""
+    """One eval set on the hub; several splits are one set."""
 
     hub: str
+    revision: str | None
     licence: str
+    fields: Fields
+    config: str | None = None
     splits: tuple[str, ...] = ("test",)
-    configs: tuple[str | None, ...] = (None,)
-    fields: Fields | None = None
-    revision: str | None = None
     files: tuple[str, ...] = ()
 
+    def globs(self, split: str) -> tuple[str, ...]:
+        """Where the files of a split may lie, the likeliest first."""
+        inside = f"{self.config}/{split}-*.parquet" if self.config else f"data/{split}-*.parquet"
+        return self.files or (inside, f"{split}-*.parquet", f"{split}.jsonl", f"{split}.json", f"{split}.csv")
 
-SUBJECTS: Final = (
-    *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
-    *("number_theory", "prealgebra", "precalculus"),
-)
-TASKS: Final = (
-    *("boolean_expressions", "causal_judgement", "date_understanding", "disambiguation_qa", "dyck_languages"),
-    *("formal_fallacies", "geometric_shapes", "hyperbaton", "logical_deduction_five_objects"),
-    *("logical_deduction_seven_objects", "logical_deduction_three_objects", "movie_recommendation"),
-    *("multistep_arithmetic_two", "navigate", "object_counting", "penguins_in_a_table"),
-    *("reasoning_about_colored_objects", "ruin_names", "salient_translation_error_detection", "snarks"),
-    *("sports_understanding", "temporal_sequences", "tracking_shuffled_objects_five_objects"),
-    *("tracking_shuffled_objects_seven_objects", "tracking_shuffled_objects_three_objects", "web_of_lies"),
-    "word_sorting",
-)
-ARC: Final = Fields(question="question", choices="choices.text", answer="answerKey", id="id")
+
+def _by_letter(question: str, choices: str = "choices.text") -> Fields:
+    return Fields(question=question, choices=choices, answer="answerKey", id="id")
+
+
+ARC: Final = ("allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453", "cc-by-sa-4.0", _by_letter("question"))
 GPQA: Final = Fields(
     question="Question",
     choices=("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
@@ -51,103 +46,139 @@ GPQA: Final = Fields(
 )
 
 SETS: Final[dict[str, Entry]] = {
-    "aime24": Entry("HuggingFaceH4/aime_2024", "unknown", ("train",), fields=Fields(question="problem", answer="answer", id="id")),
-    "aime25": Entry("math-ai/aime25", "apache-2.0", fields=Fields(question="problem", answer="answer", id="id")),
+    "aime24": Entry(
+        *("HuggingFaceH4/aime_2024", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", "unknown"),
+        Fields(question="problem", answer="solution", id="id"),
+        splits=("train",),
+    ),
+    "aime25": Entry(
+        *("math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b", "apache-2.0"),
+        Fields(question="problem", answer="answer", id="id"),
+    ),
     "alpaca-eval": Entry(
-        "tatsu-lab/alpaca_eval",
-        "cc-by-nc-4.0",
-        ("eval",),
+        *("tatsu-lab/alpaca_eval", "2edc6fad8be6b14ea7230aabfd08188da6b8b814", "cc-by-nc-4.0"),
+        Fields(question="instruction", answer="output"),
+        splits=("eval",),
         files=("alpaca_eval.json",),
-        fields=Fields(question="instruction", answer="output"),
     ),
-    "arc-c": Entry("allenai/ai2_arc", "cc-by-sa-4.0", configs=("ARC-Challenge",), fields=ARC),
-    "arc-e": Entry("allenai/ai2_arc", "cc-by-sa-4.0", configs=("ARC-Easy",), fields=ARC),
+    "arc-c": Entry(*ARC, config="ARC-Challenge"),
+    "arc-e": Entry(*ARC, config="ARC-Easy"),
     "asdiv": Entry(
-        "EleutherAI/asdiv", "cc-by-nc-4.0", ("validation",), fields=Fields(question="{body} {question}", answer="answer")
+        *("EleutherAI/asdiv", "8f95807222d87b4c688c3c22a6ba2801e1fa03e2", "cc-by-nc-4.0"),
+        Fields(question="{body} {question}", answer="answer"),
+        config="asdiv",
+        splits=("validation",),
     ),
-    "bbh": Entry("lukaemon/bbh", "mit", configs=TASKS, fields=Fields(question="input", answer="target")),
+    "bbh": Entry(
+        *("lukaemon/bbh", "982bb89fd79532a8ac676a61fc42eb1aeec63f99", "unknown"),
+        Fields(question="input", answer="target"),
+        files=("*/test-*.parquet",),
+    ),
     "code-contests": Entry(
-        "deepmind/code_contests", "cc-by-4.0", ("valid", "test"), fields=Fields(question="description", id="name")
+        *("deepmind/code_contests", "802411c3010cb00d1b05bad57ca77365a3c699d6", "cc-by-4.0"),
+        Fields(question="description", id="name"),
+        splits=("valid", "test"),
     ),
     "drop": Entry(
-        "ucinlp/drop",
-        "cc-by-sa-4.0",
-        ("validation",),
-        fields=Fields(question="{passage}\n{question}", answer="answers_spans.spans.0", id="query_id"),
+        *("ucinlp/drop", "95cda593fae71b60b5b19f82de3fcf3298c1239c", "cc-by-sa-4.0"),
+        Fields(question="{passage}\n{question}", answer="answers_spans.spans.0", id="query_id"),
+        splits=("validation",),
     ),
-    "gpqa": Entry("Idavidrein/gpqa", "cc-by-4.0", ("train",), configs=("gpqa_main",), fields=GPQA),
-    "gsm8k": Entry("openai/gsm8k", "mit", configs=("main",), fields=Fields(question="question", answer="answer")),
+    "gpqa": Entry(
+        *("Idavidrein/gpqa", "633f5ee89ab8ad4522a9f850766b73f62147ffdd", "cc-by-4.0", GPQA),
+        config="gpqa_main",
+        splits=("train",),
+        files=("gpqa_main.csv",),
+    ),
+    "gsm8k": Entry(
+        *("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", "mit"),
+        Fields(question="question", answer="answer"),
+        config="main",
+    ),
     "hellaswag": Entry(
-        "Rowan/hellaswag",
-        "mit",
-        ("validation", "test"),
-        fields=Fields(question="ctx", choices="endings", answer="label", id="ind"),
+        *("Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "unknown"),
+        Fields(question="ctx", choices="endings", answer="label", id="ind"),
+        splits=("validation", "test"),
     ),
     "humaneval": Entry(
-        "openai/openai_humaneval", "mit", fields=Fields(question="prompt", answer="canonical_solution", id="task_id")
+        *("openai/openai_humaneval", "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544", "mit"),
+        Fields(question="prompt", answer="canonical_solution", id="task_id"),
+        config="openai_humaneval",
     ),
     "hungarian-exam": Entry(
-        "keirp/hungarian_national_hs_finals_exam", "unknown", fields=Fields(question="Question", answer="Solution")
+        *("keirp/hungarian_national_hs_finals_exam", None, "unknown"),
+        Fields(question="Question"),
     ),
-    "ifeval": Entry("google/IFEval", "apache-2.0", ("train",), fields=Fields(question="prompt", id="key")),
+    "ifeval": Entry(
+        *("google/IFEval", "966cd89545d6b6acfd7638bc708b98261ca58e84", "apache-2.0"),
+        Fields(question="prompt", id="key"),
+        splits=("train",),
+        files=("ifeval_input_data.jsonl",),
+    ),
     "livecodebench": Entry(
-        "livecodebench/code_generation_lite",
-        "unknown",
+        *("livecodebench/code_generation_lite", "0fe84c3912ea0c4d4a78037083943e8f0c4dd505", "unknown"),
+        Fields(question="question_content", id="question_id"),
         files=("test*.jsonl",),
-        fields=Fields(question="question_content", id="question_id"),
     ),
     "math": Entry(
-        "EleutherAI/hendrycks_math", "mit", configs=SUBJECTS, fields=Fields(question="problem", answer="solution")
+        *("EleutherAI/hendrycks_math", "21a5633873b6a120296cce3e2df9d5550074f4a3", "mit"),
+        Fields(question="problem", answer="solution"),
+        files=("*/test-*.parquet",),
     ),
     "math-500": Entry(
-        "HuggingFaceH4/MATH-500", "mit", fields=Fields(question="problem", answer="solution", id="unique_id")
+        *("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", "unknown"),
+        Fields(question="problem", answer="solution", id="unique_id"),
     ),
-    "mawps": Entry("MU-NLPC/Calc-mawps", "mit", fields=Fields(question="question", answer="result", id="id")),
+    "mawps": Entry(
+        *("MU-NLPC/Calc-mawps", "38c10053efeafd20ab6ff4e08c3ec17de26c19b7", "mit"),
+        Fields(question="question", answer="result", id="id"),
+    ),
     "mbpp": Entry(
-        "google-research-datasets/mbpp",
-        "cc-by-4.0",
-        configs=("full",),
-        fields=Fields(question="text", answer="code", id="task_id"),
+        *("google-research-datasets/mbpp", "4bb6404fdc6cacfda99d4ac4205087b89d32030c", "cc-by-4.0"),
+        Fields(question="text", answer="code", id="task_id"),
+        config="full",
     ),
     "mmlu": Entry(
-        "cais/mmlu", "mit", configs=("all",), fields=Fields(question="question", choices="choices", answer="answer")
+        *("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", "mit"),
+        Fields(question="question", choices="choices", answer="answer"),
+        config="all",
     ),
     "mmlu-pro": Entry(
-        "TIGER-Lab/MMLU-Pro",
-        "mit",
-        fields=Fields(question="question", choices="options", answer="answer", id="question_id"),
+        *("TIGER-Lab/MMLU-Pro", "527feea0afed1de15a8c115abf7be4c912123315", "mit"),
+        Fields(question="question", choices="options", answer="answer", id="question_id"),
     ),
     "mt-bench": Entry(
-        "HuggingFaceH4/mt_bench_prompts", "apache-2.0", ("train",), fields=Fields(question="prompt", id="prompt_id")
+        *("HuggingFaceH4/mt_bench_prompts", None, "apache-2.0"),
+        Fields(question="turns", id="question_id"),
+        splits=("train",),
+        files=("raw/question.jsonl",),
     ),
     "openbookqa": Entry(
-        "allenai/openbookqa",
-        "unknown",
-        configs=("main",),
-        fields=Fields(question="question_stem", choices="choices.text", answer="answerKey", id="id"),
+        *("allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", "unknown", _by_letter("question_stem")),
+        config="main",
     ),
     "piqa": Entry(
-        "ybisk/piqa",
-        "unknown",
-        ("validation", "test"),
-        fields=Fields(question="goal", choices=("sol1", "sol2"), answer="label"),
+        *("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "unknown"),
+        Fields(question="goal", choices=("sol1", "sol2"), answer="label"),
+        splits=("validation", "test"),
+        files=("piqa_[!t]*.parquet",),
     ),
     "svamp": Entry(
-        "ChilleD/SVAMP", "mit", ("train", "test"), fields=Fields(question="{Body} {Question}", answer="Answer", id="ID")
+        *("ChilleD/SVAMP", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef", "mit"),
+        Fields(question="{Body} {Question}", answer="Answer", id="ID"),
+        splits=("train", "test"),
     ),
     "truthfulqa": Entry(
-        "truthfulqa/truthful_qa",
-        "apache-2.0",
-        ("validation",),
-        configs=("generation",),
-        fields=Fields(question="question", choices="correct_answers", answer="best_answer"),
+        *("truthfulqa/truthful_qa", "741b8276f2d1982aa3d5b832d3ee81ed3b896490", "apache-2.0"),
+        Fields(question="question", choices="correct_answers", answer="best_answer"),
+        config="generation",
+        splits=("validation",),
     ),
     "winogrande": Entry(
-        "allenai/winogrande",
-        "unknown",
-        ("validation",),
-        configs=("winogrande_xl",),
-        fields=Fields(question="sentence", choices=("option1", "option2"), answer="answer"),
+        *("allenai/winogrande", "01e74176c63542e6b0bcb004dcdea22d94fb67b5", "unknown"),
+        Fields(question="sentence", choices=("option1", "option2"), answer="answer"),
+        config="winogrande_xl",
+        splits=("validation",),
     ),
 }
 

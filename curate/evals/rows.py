@@ -16,7 +16,7 @@ from curate.evals.shapes import MMLU, guess
 from curate.formats.strict import Broken, loads
 from curate.foundation.errors import UsageError
 from curate.reading.arrays import Block
-from curate.reading.containers import packing, read
+from curate.reading.containers import READERS, packing
 from curate.reading.decode import Decoder
 from curate.reading.model import Batch, Raw, Unit
 from curate.reading.plan import container_of, stem
@@ -83,17 +83,10 @@ def _file(path: Path, name: str, shown: str, container: str, fields: Fields | No
         yield from _csv(unit, name, fields)
         return
     decoder = _Values(unit)
-    for batch in read_with(unit, decoder):
+    for batch in READERS[container.partition(".")[0]](unit, READ, decoder):
         yield from ((name, raw.row, raw.value, raw.problem) for raw in decoder.kept)
         decoder.kept = []
         yield from ((name, bad.row, None, bad.reason) for bad in batch.quarantined)
-
-
-def read_with(unit: Unit, decoder: Decoder) -> Iterator[Batch]:
-    """The batches of a unit through a decoder of one's own."""
-    from curate.reading.containers import READERS
-
-    yield from READERS[unit.container.partition(".")[0]](unit, READ, decoder)
 
 
 def _csv(unit: Unit, name: str, fields: Fields | None) -> Iterator[Row]:
@@ -166,6 +159,3 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> st
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
         return f"a member of the zip cannot be read ({type(error).__name__})"
     return ""
-
-
-__all__ = ["Row", "read", "rows_of"]

@@ -104,6 +104,20 @@ def ask(row: Any, fields: Fields | None) -> Asked:
     return Asked(turns, choices, answer, None if ident is None else _text(ident).strip() or None)
 
 
+def fitted(row: Any, fields: Fields) -> Fields | None:
+    """`fields` where a row has its question; what else it lacks, or all of it, by a guess."""
+    found = guess(row) if isinstance(row, Mapping) else None
+    if found is None or any(_look(row, name) is None for name in columns_of(fields.question)):
+        return found
+    first = fields.choices if isinstance(fields.choices, str) else (fields.choices or ("",))[0]
+    return Fields(
+        question=fields.question,
+        choices=fields.choices if first and _look(row, first) is not None else found.choices,
+        answer=fields.answer if fields.answer and _look(row, fields.answer) is not None else found.answer,
+        id=fields.id if fields.id and _look(row, fields.id) is not None else found.id,
+    )
+
+
 def _keys(row: Mapping[str, Any]) -> str:
     shown = [str(key)[:40] for key in row]
     return ", ".join(shown[:12]) + (", ..." if len(shown) > 12 else "")
@@ -131,7 +145,8 @@ def _question(row: Mapping[str, Any], question: str) -> tuple[str, ...]:
         raise Unmapped(f"no column {missing[0]!r} among {_keys(row)}", columns=missing[0] not in row)
     if "{" in question:
         parts = [
-            literal + (_text(values[name]).strip() if name else "") for literal, name, _, _ in Formatter().parse(question)
+            literal + (_text(values[name]).strip() if name else "")
+            for literal, name, _, _ in Formatter().parse(question)
         ]
         return tuple(text for text in ["".join(parts).strip()] if text)
     return tuple(text for turn in _turns(values[names[0]]) if (text := turn.strip().removeprefix(PREFIX).strip()))
