@@ -12,13 +12,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from curate.evals import local
 from curate.evals.model import Fields, SetFacts
 from curate.evals.registry import Entry
 from curate.foundation.errors import Offline, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from curate.evals.local import Read
 
 ROOTS: Final = ("", "data", "raw")
 
@@ -101,6 +102,8 @@ def names_in(root: Path) -> list[str]:
 def _read(
     name: str, entry: Entry, fields: Fields | None, root: Path, names: list[str], commit: str
 ) -> tuple[pa.Table, SetFacts]:
+    from curate.evals import local
+
     if not names:
         raise _offline(name, entry)
     read = local.Read(name)
@@ -117,6 +120,8 @@ def _read(
 
 def from_path(name: str, entry: Entry, path: str) -> tuple[pa.Table, SetFacts]:
     """The items of a local copy of a registry set: a file, or every data file of a folder. Raises `UsageError`."""
+    from curate.evals import local
+
     files, _ = local.find(path)
     read = local.Read(name)
     for file in files:
@@ -125,7 +130,7 @@ def from_path(name: str, entry: Entry, path: str) -> tuple[pa.Table, SetFacts]:
     return _packed(read, entry, {"path": shown})
 
 
-def _packed(read: local.Read, entry: Entry, origin: dict[str, str | None]) -> tuple[pa.Table, SetFacts]:
+def _packed(read: Read, entry: Entry, origin: dict[str, str | None]) -> tuple[pa.Table, SetFacts]:
     from curate.evals.gather import packed
 
     return packed(read.items, read.rows, len(read.bad), entry.licence, origin)
