@@ -12,7 +12,6 @@ Cost: 3 to 6 us a record of 100 tokens beside the engine's time; memory is a few
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curate.record import from_row
+from pack import truncate
 from pack.columns import Columns, columns_of
 from pack.forms import CONTENT, REASONING, Form, build_form
 from pack.kernels import OK, fill_kernel, mark_kernel, store_kernel
@@ -39,7 +39,7 @@ class EncodedBatch:
     """Segments of a batch in row order, as parallel arrays; `tokens` is uint32 with the trained bit, end to end.
 
     `trained` counts what labels can hold: not a segment's first token. `failures` names the rows that gave nothing;
-    `lost` says of which rows the template left which texts out.
+    `lost` says of which rows the template left which texts out; `fitted` are the rows that lost turns to the limit.
     """
 
     tokens: NDArray[np.uint32]
@@ -52,6 +52,7 @@ class EncodedBatch:
     straddled: Ints
     failures: dict[int, TemplateFailed]
     lost: list[tuple[tuple[str, ...], Ints]]
+    fitted: Ints
     by_form: int
 
 
@@ -76,16 +77,18 @@ class BatchEncoder:
         self._blob = np.frombuffer(b"".join(table or []), np.uint8)
         self._edges = np.cumsum([0, *map(len, table or [])], dtype=np.int64)
 
-    def encode(self, batch: pa.RecordBatch) -> EncodedBatch:
-        """The segments of a batch of records; a refusal takes its record's place."""
+    def encode(self, batch: pa.RecordBatch, limit: int = 0) -> EncodedBatch:
+        """The segments of a batch of records; a `limit` drops turns of conversations with more tokens (`truncate`)."""
         taken = np.zeros(batch.num_rows, dtype=np.bool_)
         jobs, text = self._fill(columns_of(batch, self.renderer.tokenizer.normalizes)) if self._able else ([], _NOTHING)
-        done = self._mark(jobs, text) if jobs else _Done.empty()
+        done = self._mark(jobs, text, limit) if jobs else _Done.empty()
         taken[done.rows] = True
         rest = np.flatnonzero(~taken)
-        records = [from_row(row) for row in batch.take(pa.array(rest)).to_pylist()] if len(rest) else []
-        slow = self.renderer.encode_batch([(record.messages, record.tools) for record in records]) if records else []
-        return self._together(done, rest.tolist(), slow)
+        read = [from_row(row) for row in batch.take(pa.array(rest)).to_pylist()] if len(rest) else []
+        records = [(record.messages, record.tools) for record in read]
+        slow = self.renderer.encode_batch(records) if records else []
+        fitted = truncate.fit(self.renderer, records, slow, limit) if limit else []
+        return self._together(done, rest.tolist(), slow, rest[fitted])
 
     # -- forms and text ---------------------------------------------------------------------------------------------
 
@@ -133,7 +136,7 @@ class BatchEncoder:
 
     # -- tokens and masks -------------------------------------------------------------------------------------------
 
-    def _mark(self, jobs: list[_Job], text: NDArray[np.uint8]) -> _Done:
+    def _mark(self, jobs: list[_Job], text: NDArray[np.uint8], limit: int) -> _Done:
         pieces = [_pieces(job) for job in jobs]
         edges = np.concatenate([*(piece.ravel() for piece in pieces), jobs[-1].at[-1:]])
         ids, borders = self.renderer.encoder.engine.encode_buffer(text, edges)
@@ -151,7 +154,10 @@ class BatchEncoder:
                 self._blob, self._edges, self.renderer.encoder.steers, mask, verdict[here], straddled[here],
             )  # fmt: skip
             low += len(job.rows)
-        return self._kept(jobs, ids, mask, first, verdict == OK, straddled)
+        good = verdict == OK
+        if limit:  # over-long conversations are shortened on the slow path
+            good &= np.diff(first) + 1 + len(self.renderer.tokenizer.leading) <= limit
+        return self._kept(jobs, ids, mask, first, good, straddled)
 
     def _kept(
         self, jobs: list[_Job], ids: Any, mask: Any, first: Ints, good: NDArray[np.bool_], straddled: Ints
@@ -176,7 +182,9 @@ class BatchEncoder:
             renderer.counts[f"method:{job.form.method}"] += len(mine)
             if job.form.lost:
                 lost.append((job.form.lost, mine))
-                renderer.counts.update({f"lost:{kind}": len(mine) * job.form.lost.count(kind) for kind in job.form.lost})
+                renderer.counts.update(
+                    {f"lost:{kind}": len(mine) * job.form.lost.count(kind) for kind in job.form.lost}
+                )
             low += len(job.rows)
         for name, amount in (("stop_added", int(opened[kept].sum())), ("straddled", int(straddled[kept].sum()))):
             if amount:
@@ -184,7 +192,7 @@ class BatchEncoder:
         return _Done(rows[kept], out, at, lengths, trained, opened[kept].astype(np.int64), straddled[kept], lost)
 
     def _together(
-        self, done: _Done, rest: Sequence[int], slow: Sequence[list[Encoded] | TemplateFailed]
+        self, done: _Done, rest: list[int], slow: list[list[Encoded] | TemplateFailed], fitted: Ints
     ) -> EncodedBatch:
         """Both paths' segments in row order."""
         failures = {row: found for row, found in zip(rest, slow, strict=True) if isinstance(found, TemplateFailed)}
@@ -210,7 +218,7 @@ class BatchEncoder:
         }
         return EncodedBatch(
             tokens=tokens, rows=rows[order], segments=numbers[order], lengths=lengths[order], failures=failures,
-            lost=lost, by_form=len(done.rows), **{name: values[order] for name, values in fields.items()},
+            lost=lost, fitted=fitted, by_form=len(done.rows), **{name: values[order] for name, values in fields.items()},
         )  # fmt: skip
 
 
@@ -283,4 +291,3 @@ def _reordered(tokens: NDArray[np.uint32], starts: Ints, lengths: Ints) -> NDArr
     if len(starts) == 0 or np.array_equal(starts[1:], ends[:-1]):
         return tokens
     return np.concatenate([tokens[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)])
-

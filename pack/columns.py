@@ -79,7 +79,9 @@ def columns_of(batch: pa.RecordBatch, normalizes: bool) -> Columns:
     lists = batch.column("messages")
     offsets = np.asarray(lists.offsets).astype(np.int64)
     offsets, flat = offsets - offsets[0], lists.flatten()
-    parts = {name: pc.struct_field(flat, name) for name in ("role", "content", "name", "tool_calls", "reasoning", "train")}
+    parts = {
+        name: pc.struct_field(flat, name) for name in ("role", "content", "name", "tool_calls", "reasoning", "train")
+    }
     roles = np.asarray(pc.fill_null(pc.index_in(parts["role"], value_set=pa.array(ROLES)), -1)).astype(np.int64)
     texts = (_texts(parts["content"]), _texts(parts["reasoning"]))
     flags = [_scan(one, normalizes) for one in texts]
@@ -134,4 +136,11 @@ def odd_table() -> NDArray[np.bool_]:
 
 
 # CJK ideographs, Hangul syllables and private use: assigned, settled, and most of the code points.
-_SETTLED = ((0x4E00, 0x9FFD), (0x20000, 0x2A6DE), (0xAC00, 0xD7A4), (0xE000, 0xF900), (0xF0000, 0xFFFFE), (0x100000, 0x10FFFE))
+_SETTLED = (
+    (0x4E00, 0x9FFD),
+    (0x20000, 0x2A6DE),
+    (0xAC00, 0xD7A4),
+    (0xE000, 0xF900),
+    (0xF0000, 0xFFFFE),
+    (0x100000, 0x10FFFE),
+)

@@ -29,7 +29,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 @_compiled
-def _decode(data: Any, at: int) -> tuple[int, int]:
+def _decode(data: Any, at: int) -> Any:
     """The code point at a byte of valid UTF-8, and its width."""
     first = np.int64(data[at])
     if first < 0x80:

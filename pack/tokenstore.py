@@ -27,11 +27,10 @@ from curate.foundation.errors import DataError
 from curate.foundation.store import Store, digest_file, digest_of
 from curate.record import SCHEMA as RECORD
 from curate.record import Message, from_row
-from pack import truncate
-from pack.shards import TRAINED_BIT
 
 if TYPE_CHECKING:
-    from pack.template import Encoded, Renderer
+    from pack.batches import BatchEncoder, EncodedBatch
+    from pack.template import Renderer
 
 WORK: Final = ".work"
 BATCH: Final = 2_000
@@ -86,6 +85,7 @@ class Unit:
 
 
 _loaded: dict[str, Renderer] = {}
+_encoders: dict[str, BatchEncoder] = {}
 
 
 def renderer(settings: str, verdict: str = "") -> Renderer:
@@ -100,8 +100,19 @@ def renderer(settings: str, verdict: str = "") -> Renderer:
         chosen.pop("turns_limit", None)  # it shapes the unit, not the renderer
         known = Verdict(**json.loads(verdict)) if verdict else None
         _loaded.clear()
+        _encoders.clear()
         _loaded[settings] = Renderer(tokenizer, **chosen, engine=engine, verdict=known)
     return _loaded[settings]
+
+
+def encoder(settings: str, verdict: str = "") -> BatchEncoder:
+    """The batch encoder over `renderer`, made once a process."""
+    render = renderer(settings, verdict)
+    if settings not in _encoders:
+        from pack.batches import BatchEncoder
+
+        _encoders[settings] = BatchEncoder(render)
+    return _encoders[settings]
 
 
 def encode(unit: Unit) -> dict[str, Any]:
@@ -120,22 +131,26 @@ def encode(unit: Unit) -> dict[str, Any]:
         sink = pa.OSFile(str(stack.enter_context(store.writing(unit.documents))), "wb")
         table = stack.enter_context(pa.ipc.new_file(stack.enter_context(sink), DOCUMENT))
         for first, batch in rows_of(unit, BATCH):
-            table.write_batch(
-                _encode_batch(first, batch.to_pylist(), renderer(unit.settings, unit.verdict), limit, tokens, counts)
-            )
+            encoded = encoder(unit.settings, unit.verdict).encode(batch, limit)
+            table.write_batch(_encode_batch(first, batch, encoded, tokens, counts))
     summary = {source: dict(sorted(count.items())) for source, count in sorted(counts.items())}
     store.mark(f"tokens/{unit.unit}", unit.key, [unit.tokens, unit.documents], summary)
     return summary
 
 
 def sample(units: Sequence[Unit], limit: int = 256) -> list[tuple[Sequence[Message], str | None]]:
-    """The first records of each unit, about `limit` in all, for the engine's guard."""
+    """Random records, the same for the same input: about `limit` in all over the units, for the engine's guard."""
     each = -(-limit // max(1, len(units)))
     found: list[tuple[Sequence[Message], str | None]] = []
-    for unit in units[:limit]:
-        for _, batch in rows_of(unit, each):
-            found += [(from_row(row).messages, row["tools"]) for row in batch.to_pylist()]
-            break
+    for unit in sorted(units, key=lambda one: digest_of([one.digest, one.first]))[:limit]:
+        rng = np.random.default_rng(int(digest_of([unit.digest, unit.first])[:16], 16))
+        with pq.ParquetFile(Path(unit.records) / unit.file) as file:
+            edges = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
+            group = int(np.searchsorted(edges, rng.integers(unit.first, unit.last), side="right")) - 1
+            low, high = max(unit.first, int(edges[group])), min(unit.last, int(edges[group + 1]))
+            rows = np.sort(rng.choice(high - low, min(each, high - low), replace=False)) + low - int(edges[group])
+            table = file.read_row_group(group, columns=RECORD.names).take(pa.array(rows))
+        found += [(from_row(row).messages, row["tools"]) for row in table.to_pylist()]
     return found
 
 
@@ -153,49 +168,46 @@ def rows_of(unit: Unit, size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 
 def _encode_batch(
-    first: int,
-    rows: Sequence[dict[str, Any]],
-    render: Renderer,
-    limit: int,
-    tokens: BinaryIO,
-    counts: dict[str, Counter[str]],
+    first: int, batch: pa.RecordBatch, found: EncodedBatch, tokens: BinaryIO, counts: dict[str, Counter[str]]
 ) -> pa.RecordBatch:
-    records = [(from_row(row).messages, row["tools"]) for row in rows]
-    results = render.encode_batch(records)
-    if limit:  # --overlong truncate-turns
-        for place in truncate.fit(render, records, results, limit):
-            counts.setdefault(rows[place]["source"], Counter())["turns_dropped"] += 1
-    columns: dict[str, list[Any]] = {name: [] for name in DOCUMENT.names}
-    for place, (row, result) in enumerate(zip(rows, results, strict=True)):
-        row["row"] = first + place
-        count = counts.setdefault(row["source"], Counter())
-        count["records"] += 1
-        if not isinstance(result, list):
-            _row(columns, row, 0, 0, 0, str(result))
-            continue
-        count.update(f"lost:{name}" for name in result[-1].lost)  # a record is one, whatever its segments
-        count["control_records"] += any(encoded.control for encoded in result)
-        for number, encoded in enumerate(result):
-            for name in ("control", "stop_added", "straddled"):
-                if happened := int(getattr(encoded, name)):
-                    count[name] += happened
-            trained = int(np.count_nonzero(encoded.mask[1:]))
-            _row(columns, row, number, len(encoded.ids), trained, None)
-            tokens.write(memoryview(_stored(encoded)))
-    return pa.RecordBatch.from_pydict(columns, schema=DOCUMENT)
+    tokens.write(found.tokens.data)
+    names = batch.column("source").to_pylist()
+    _count(found, names, counts)
+    failed = np.array(sorted(found.failures), dtype=np.int64)
+    rows = np.concatenate([found.rows, failed])
+    order = np.argsort(rows, kind="stable")
+    rows, none = rows[order], np.zeros(len(failed), np.int64)
+
+    def column(name: str, values: Any) -> pa.Array:
+        return pa.array(np.concatenate([values, none])[order]).cast(DOCUMENT.field(name).type)
+
+    taken = pa.array(rows)
+    reasons = [None] * len(found.rows) + [str(found.failures[row]) for row in failed.tolist()]
+    columns = {
+        "row": pa.array(rows + first),
+        **{name: batch.column(name).take(taken) for name in ("id", "content", "source")},
+        "segment": column("segment", found.segments),
+        "length": column("length", found.lengths),
+        "trained": column("trained", found.trained),
+        "reason": pa.array([reasons[place] for place in order.tolist()], pa.string()),
+    }
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in DOCUMENT.names}, schema=DOCUMENT)
 
 
-def _stored(encoded: Encoded) -> Any:
-    return encoded.ids.astype(np.uint32) | np.where(encoded.mask, TRAINED_BIT, np.uint32(0))
-
-
-def _row(
-    columns: dict[str, list[Any]], row: dict[str, Any], segment: int, length: int, trained: int, reason: str | None
-) -> None:
-    for name in ("row", "id", "content", "source"):
-        columns[name].append(row[name])
-    for name, value in (("segment", segment), ("length", length), ("trained", trained), ("reason", reason)):
-        columns[name].append(value)
+def _count(found: EncodedBatch, names: Sequence[str], counts: dict[str, Counter[str]]) -> None:
+    """Add what happened to each source's counts; a record is one, whatever its segments."""
+    for name, amount in Counter(names).items():
+        counts.setdefault(name, Counter())["records"] += amount
+    for lost, rows in found.lost:
+        for row in rows.tolist():
+            counts[names[row]].update(f"lost:{kind}" for kind in lost)
+    for row in found.fitted.tolist():
+        counts[names[row]]["turns_dropped"] += 1
+    for row in set(found.rows[found.control > 0].tolist()):
+        counts[names[row]]["control_records"] += 1
+    for kind, values in (("control", found.control), ("stop_added", found.stop_added), ("straddled", found.straddled)):
+        for place in np.flatnonzero(values).tolist():
+            counts[names[int(found.rows[place])]][kind] += int(values[place])
 
 
 class TokenStore:

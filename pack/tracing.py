@@ -265,7 +265,7 @@ def _join(values: list[object]) -> object:
         return "".join(str(_plain(value)) for value in values)
     start, *rest = (value if isinstance(value, Text) else str(_plain(value)) for value in values)
     for value in rest:
-        start = start + value  # type: ignore[operator] # str + Text is Text.__radd__
+        start = start + value  # str + Text is Text.__radd__
     return start
 
 
@@ -299,4 +299,3 @@ def _refusing(function: Any, *, deep: bool = True) -> Any:
 
 def _answering(test: Any, answer: bool) -> Any:
     return lambda value: answer if isinstance(value, Text) else test(value)
-
