@@ -80,7 +80,7 @@ def chosen_sources(names: Sequence[str], count: int | None, seed: int) -> Bools:
     if count is None:
         return np.ones(len(names), dtype=bool)
     if count > len(names):
-        raise UsageError(f"pack.sources is {count}, and there are {len(names)}", hint="name a smaller number")
+        raise UsageError(f"pack.source_count is {count}, and there are {len(names)}", hint="name a smaller number")
     return _first(names, count, seed, _SOURCES)
 
 
@@ -100,7 +100,7 @@ def excluded(
             mine = mine[why[mine] == FREE]
         if rule.clusters is not None:
             why[mine[~_in_clusters(mine, rule.clusters, facets, name, seed)]] = CLUSTER
-    why[~chosen_sources(documents.names, mixed.sources, seed)[source]] = SOURCE
+    why[~chosen_sources(documents.names, mixed.source_count, seed)[source]] = SOURCE
     return why
 
 

@@ -127,12 +127,12 @@ class Lengths(_Frozen):
 
 
 class Mixed(_Frozen):
-    """What is drawn: the whole of a build, or one stage of it. `sources` draws from so many sources only."""
+    """What is drawn: the whole of a build, or one stage of it. `source_count` draws from so many sources only."""
 
     epochs: dict[str, float] = Field(default_factory=dict)
     mixture: dict[str, Rule] = Field(default_factory=dict)
     total: Amount | None = None
-    sources: int | None = Field(default=None, ge=1)
+    source_count: int | None = Field(default=None, ge=1)
     lengths: Lengths = Lengths()
 
     @field_validator("epochs")
@@ -192,7 +192,7 @@ class PackConfig(Mixed):
         if len(set(names)) != len(names):
             raise ValueError("two stages have one name")
         if self.stages and any(getattr(self, key) != getattr(_ALL, key) for key in Mixed.model_fields):
-            raise ValueError("with stages, each stage says its own epochs, mixture, total, sources and lengths")
+            raise ValueError("with stages, each stage says its own epochs, mixture, total, source_count and lengths")
         return self
 
     def curriculum(self) -> list[tuple[str, int, Mixed]]:
