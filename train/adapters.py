@@ -112,16 +112,17 @@ def merged(wrapped: Any, config: TrainConfig, reload: Any) -> Any:
 
 
 def save_adapter(wrapped: Any, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
-    """Write the adapter, the model's configuration and how to load the two; `state` are weights gathered elsewhere."""
+    """Write the adapter, where it stops, and how to load it; `state` are weights gathered elsewhere.
+
+    No config.json: with one beside an adapter, transformers looks for the whole model there.
+    """
     options = {"state_dict": state} if state is not None else {}
     wrapped.save_pretrained(str(folder), **options)
     facts = json.loads((folder / CONFIG).read_bytes())
     for key in ("target_modules", "modules_to_save"):  # peft writes sets, in the order of the day
         facts[key] = sorted(facts[key]) if facts.get(key) else None
     (folder / CONFIG).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
-    base = wrapped.get_base_model()
-    base.config.save_pretrained(folder)
-    base.generation_config.save_pretrained(folder)
+    wrapped.get_base_model().generation_config.save_pretrained(folder)
     (folder / "README.md").write_text(HOW.format(base=facts["base_model_name_or_path"]), "utf-8")
 
 
@@ -145,8 +146,11 @@ def load_saved(folder: Path, **options: Any) -> tuple[Any, list[str]]:
     if (folder / CONFIG).is_file():
         need("peft", "gristmill[lora]", f"{folder}: an adapter")
         from peft import AutoPeftModelForCausalLM
+        from transformers import GenerationConfig
 
         model = AutoPeftModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **options)
+        if (folder / "generation_config.json").is_file():
+            model.get_base_model().generation_config = GenerationConfig.from_pretrained(str(folder))
         return model, []
     from transformers import AutoModelForCausalLM
 

@@ -124,14 +124,14 @@ def _text(value: Any) -> str:
 
 def load_model(folder: Path | str, device: str) -> tuple[Any, Asker]:
     """A model in evaluation mode and its asker; a run folder means its `final/`."""
-    from transformers import AutoModelForCausalLM
+    from train.adapters import load_saved
 
     path = Path(folder)
-    path = path / "final" if (path / "final" / "config.json").is_file() else path
+    path = path / "final" if (path / "final").is_dir() else path
     if not path.is_dir():
         raise UsageError(f"{folder}: no such folder", hint="name a run, its final/, or any saved model")
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(path), local_files_only=True)
+        model, _ = load_saved(path)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path}: holds no model that transformers can load", hint="name a run or its final/"

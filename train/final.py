@@ -92,7 +92,7 @@ def smoke(final: Path, shards: Shards, tokens: int) -> dict[str, Any]:
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, num_beams=1
         )
     answer = out[0, len(prompt) :].tolist()
-    stops = set(shards.manifest["terminators"])
+    stops = set(model.generation_config.eos_token_id)
     return {
         "loads": True,
         "with": "peft" if (final / CONFIG).is_file() else "plain transformers",

@@ -32,8 +32,9 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(trained, fused=True, **options)
     need("bitsandbytes", "gristmill[gpu]", f"optimizer {config.optimizer}")
-    from bitsandbytes import optim
+    import bitsandbytes
 
+    optim: Any = bitsandbytes.optim
     kind = {"adamw_8bit": optim.AdamW8bit, "paged_adamw_8bit": optim.PagedAdamW8bit}[config.optimizer]
     optimizer: torch.optim.Optimizer = kind(trained, **options)
     return optimizer
@@ -41,11 +42,14 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]
 
 def moments(named: Iterable[tuple[str, torch.nn.Parameter]], optimizer: Any) -> dict[str, torch.Tensor]:
     """The optimizer's state by `kind/parameter`, whole numbers as tensors, shards of FSDP2 gathered (on every rank)."""
-    out = {}
+    out: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()  # bitsandbytes shares its code books, and safetensors writes no tensor twice
     for name, parameter in named:
         for kind, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                out[f"{kind}/{name}"] = gathered(value).contiguous()
+                whole = gathered(value).contiguous()
+                out[f"{kind}/{name}"] = whole.clone() if whole.data_ptr() in seen else whole
+                seen.add(whole.data_ptr())
             elif isinstance(value, int):
                 out[f"{WHOLE}{kind}/{name}"] = torch.tensor(value)
     return out

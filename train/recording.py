@@ -20,7 +20,7 @@ Row = Mapping[str, str | int | float | bool | None]
 def run_of(model: Path) -> Path | None:
     """The run that a folder is, or whose `final/` it is; None for any other model."""
     folder = model.parent if model.name == FINAL else model
-    return folder if (folder / FINAL / "config.json").is_file() and (folder / MANIFEST).is_file() else None
+    return folder if (folder / FINAL).is_dir() and (folder / MANIFEST).is_file() else None
 
 
 def score_row(task: str, model: str, score: Score) -> dict[str, str | int | float]:
