@@ -281,6 +281,8 @@ def _known_rule(manifest: dict[str, Any], rule: str | None) -> None:
 
 def report(work: Work, manifest: dict[str, Any], spread: Spread, console: Console, *, root: Path | None = None) -> Said:
     """The closing table; an alarm that was not allowed is a `DataError` after everything is written and said."""
+    from curate.cards.contamination import headline
+
     root = root or work.out
     if spread.cards is not None:
         from curate.cards.render import write_card
@@ -297,8 +299,9 @@ def report(work: Work, manifest: dict[str, Any], spread: Spread, console: Consol
             f"{rule} {counts['removed']:,}" for rule, counts in stage["rules"].items() if counts["removed"]
         )
         lines.append(f"  {stage['name']:<10} {stage['removed']:>9,} removed" + (f"  ({rules})" if rules else ""))
-    lines += ["decontamination: OFF", f"card: {root / 'README.md'}"]
-    data = {key: manifest[key] for key in ("totals", "stages", "sources", "alarms", "digest", "config_digest")}
+    lines += [headline(manifest["decontamination"]), f"card: {root / 'README.md'}"]
+    keys = ("totals", "stages", "sources", "alarms", "decontamination", "digest", "config_digest")
+    data = {key: manifest[key] for key in keys}
     text = "\n".join(lines)
     if manifest["alarms"] and not manifest["allow_wipeout"]:
         first = manifest["alarms"][0]

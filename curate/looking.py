@@ -54,6 +54,11 @@ def status(out: Path) -> Said:
     state = "complete" if store.complete() else ("running" if holder else "stopped, not complete")
     data = {"state": state, "units_read": done["ingest"], "units_written": done["apply"], "holder": holder}
     text = f"{out}: {state}; units read {done['ingest']:,}, written {done['apply']:,}"
+    if store.complete():
+        from curate.cards.contamination import headline
+
+        data["decontamination"] = store.manifest().get("decontamination", "OFF")
+        text += f"\n{headline(data['decontamination'])}"
     if holder:
         text += f"; held by {holder['command']!r}, process {holder['pid']} on {holder['host']}"
     return data, text

@@ -109,6 +109,7 @@ def finish(
     console: Console,
 ) -> dict[str, Any]:
     """Account, check the law, write the manifest, tidy up, render the card."""
+    from curate.cards import contamination
     from curate.cards.render import write_card
 
     found = account.combine(work.units, ingested, applied, work.config.stages)
@@ -132,7 +133,7 @@ def finish(
         "config_digest": digest_of(config),
         "recipe": work.recipe,
         "recipe_name": work.recipe_name,
-        "decontamination": "OFF",
+        "decontamination": contamination.summary(found["stages"]),
         "near_duplicates": config["minhash"] if "minhash" in config["stages"] else "OFF",
         "restored": config["restore"],
         "versions": account.versions(),
@@ -142,6 +143,8 @@ def finish(
     manifest = store.commit(facts, files)
     _tidy(store, jobs, manifest)
     write_card(work.out, manifest)
+    for warning in contamination.warnings(contamination.stage_facts(manifest["stages"])):
+        console.warn(warning)
     for alarm in alarms:
         console.warn(
             f"{alarm['stage']} removed {alarm['removed']:,} of {alarm['in']:,} records of source {alarm['source']!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from curate.cards import figures, frontmatter
+from curate.cards import contamination, figures, frontmatter
 from curate.cards.duplicates import duplicate_blocks, near_state
 from curate.cards.model import Card, Example, Fence, Section, Table
 from curate.cards.sidecar import Sidecar
@@ -24,14 +24,15 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
     card.headline = (
         f"{kept:,} of {records:,} records kept ({percent(kept, records)}), from {totals.get('rows', 0):,} rows."
     )
+    compared = contamination.stage_facts(manifest.get("stages") or [])
     card.status = [
-        state("Decontamination", manifest.get("decontamination")),
+        contamination.headline(manifest.get("decontamination")).replace("d", "D", 1),
         state("Near duplicates", near_state(manifest)),
     ]
     card.warnings = [
         f"Alarm: {a['stage']} removed {a['removed']:,} of {a['in']:,} records of source {a['source']}"
         for a in manifest.get("alarms") or []
-    ] + [str(text) for text in manifest.get("warnings") or []]
+    ] + [str(text) for text in [*contamination.warnings(compared), *(manifest.get("warnings") or [])]]
     if manifest.get("allow_wipeout"):
         card.warnings.append("Rerun with --allow-wipeout: alarms were overruled by hand")
     card.facts = facts(manifest)
@@ -43,6 +44,8 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
     card.sections += [Section("What was removed, and why", removed_blocks(manifest))]
     if duplicates := duplicate_blocks(manifest):
         card.sections.append(Section("Duplicates", duplicates))
+    if found := contamination.contamination_blocks(manifest):
+        card.sections.append(Section("Contamination", found))
     if manifest.get("quarantine"):
         card.sections.append(Section("Quarantine", quarantine_blocks(manifest)))
     card.sections.append(Section("Shape of what was kept", shape_blocks(manifest)))
@@ -73,6 +76,8 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
         )
     }
     card.numbers["decontamination"] = manifest.get("decontamination", "OFF")
+    if compared:
+        card.numbers["undetectable"] = contamination.unseen(compared)
     card.numbers["config_digest"] = manifest.get("config_digest")
     card.numbers["digest"] = manifest.get("digest")
     return card
