@@ -23,7 +23,7 @@ from curate.record import from_row
 from pack import truncate
 from pack.columns import Columns, columns_of
 from pack.forms import CONTENT, REASONING, Form, build_form
-from pack.kernels import OK, fill_kernel, mark_kernel, store_kernel
+from pack.kernels import OK, STEERS_ELSE, fill_kernel, mark_kernel, store_kernel, weave_kernel
 from pack.rendering import TemplateFailed
 from pack.shards import TRAINED_BIT
 from pack.template import Encoded, Renderer
@@ -58,12 +58,23 @@ class EncodedBatch:
 
 @dataclass(slots=True)
 class _Job:
-    """Rows of one form and where they lie in the text buffer: row r of the job is text at[r]..at[r + 1]."""
+    """Rows of one form: row r is text starts[r]..ends[r]; its spans' ends, breaks and cuts lie at places[r]."""
 
     form: Form
     rows: Ints
-    at: Ints
+    starts: Ints
+    ends: Ints
     places: Ints
+
+
+@dataclass(slots=True)
+class _Marks:
+    """What `mark_kernel` found."""
+
+    mask: NDArray[np.bool_]
+    verdict: NDArray[np.uint8]
+    straddled: Ints
+    surplus: Ints
 
 
 class BatchEncoder:
@@ -81,7 +92,7 @@ class BatchEncoder:
         """The segments of a batch of records; a `limit` drops turns of conversations with more tokens (`truncate`)."""
         taken = np.zeros(batch.num_rows, dtype=np.bool_)
         jobs, text = self._fill(columns_of(batch, self.renderer.tokenizer.normalizes)) if self._able else ([], _NOTHING)
-        done = self._mark(jobs, text, limit) if jobs else _Done.empty()
+        done = self._mark(jobs, text, limit) if jobs else _Done.join([])
         taken[done.rows] = True
         rest = np.flatnonzero(~taken)
         read = [from_row(row) for row in batch.take(pa.array(rest)).to_pylist()] if len(rest) else []
@@ -118,7 +129,7 @@ class BatchEncoder:
         at = np.cumsum(np.concatenate([[0], *sizes]), dtype=np.int64)
         text, jobs, first = np.empty(at[-1], np.uint8), [], 0
         for form, rows, (starts, ends) in picked:
-            job = _Job(form, rows, at[first : first + len(rows) + 1], _NO_PLACES)
+            job = _Job(form, rows, at[first : first + len(rows)], at[first + 1 : first + len(rows) + 1], _NO_PLACES)
             job.places = _write(job, columns, starts, ends, text)
             jobs.append(job)
             first += len(rows)
@@ -137,59 +148,77 @@ class BatchEncoder:
     # -- tokens and masks -------------------------------------------------------------------------------------------
 
     def _mark(self, jobs: list[_Job], text: NDArray[np.uint8], limit: int) -> _Done:
+        """Encode all jobs in one call; what holds literal control tokens is encoded again as plain text."""
         pieces = [_pieces(job) for job in jobs]
-        edges = np.concatenate([*(piece.ravel() for piece in pieces), jobs[-1].at[-1:]])
+        edges = np.concatenate([*(piece.ravel() for piece in pieces), jobs[-1].ends[-1:]])
         ids, borders = self.renderer.encoder.engine.encode_buffer(text, edges)
         counts = np.concatenate([np.full(len(piece), piece.shape[1]) for piece in pieces])
         first = borders[np.concatenate(([0], np.cumsum(counts)))].astype(np.int64)
-        rows = len(counts)
-        mask, verdict, straddled = np.zeros(len(ids), np.bool_), np.zeros(rows, np.uint8), np.zeros(rows, np.int64)
-        low = 0
+        done, low = [], 0
         for job in jobs:
-            here, form = slice(low, low + len(job.rows)), job.form
-            spans = np.ascontiguousarray(job.places[:, : 2 * len(form.spans)])
-            stops = np.array([stop for _, _, stop in form.spans], dtype=np.int64)
-            mark_kernel(
-                ids, first[low : low + len(job.rows) + 1], text, job.at, spans, stops, form.control,
-                self._blob, self._edges, self.renderer.encoder.steers, mask, verdict[here], straddled[here],
-            )  # fmt: skip
+            here = first[low : low + len(job.rows) + 1]
+            marks = self._masks(job, text, ids, here)
+            done.append(self._kept(job, ids, here, marks, limit))
+            held = np.flatnonzero(marks.verdict == STEERS_ELSE)
+            if len(held) and self.renderer.control_rule == "text":
+                done.append(self._safely(job, text, held, marks.surplus[held], limit))
             low += len(job.rows)
-        good = verdict == OK
-        if limit:  # over-long conversations are shortened on the slow path
-            good &= np.diff(first) + 1 + len(self.renderer.tokenizer.leading) <= limit
-        return self._kept(jobs, ids, mask, first, good, straddled)
+        return _Done.join(done)
 
-    def _kept(
-        self, jobs: list[_Job], ids: Any, mask: Any, first: Ints, good: NDArray[np.bool_], straddled: Ints
-    ) -> _Done:
+    def _masks(self, job: _Job, text: NDArray[np.uint8], ids: Any, first: Ints) -> _Marks:
+        form, rows = job.form, len(job.rows)
+        marks = _Marks(np.zeros(len(ids), np.bool_), np.zeros(rows, np.uint8), *np.zeros((2, rows), np.int64))
+        mark_kernel(
+            ids, first, text, job.starts, job.ends, np.ascontiguousarray(job.places[:, : 2 * len(form.spans)]),
+            np.array([stop for _, _, stop in form.spans], dtype=np.int64), form.control, self._blob, self._edges,
+            self.renderer.encoder.steers, marks.mask, marks.verdict, marks.straddled, marks.surplus,
+        )  # fmt: skip
+        return marks
+
+    def _safely(self, job: _Job, text: NDArray[np.uint8], held: Ints, surplus: Ints, limit: int) -> _Done:
+        """Rows cut at the template's own control tokens, the rest encoded by the copy that knows none."""
+        form, encoder = job.form, self.renderer.encoder
+        part = _Job(form, job.rows[held], job.starts[held], job.ends[held], job.places[held])
+        cuts = part.places[:, part.places.shape[1] - 2 * len(form.cuts) :]
+        inner = np.concatenate([part.starts[:, None], cuts, part.ends[:, None]], axis=1)
+        sizes = part.ends - part.starts
+        moved = np.cumsum(sizes) - sizes
+        edges = np.append((inner[:, :-1] + (moved - part.starts)[:, None]).ravel(), sizes.sum())
+        packed = np.concatenate([text[a:b] for a, b in zip(part.starts.tolist(), part.ends.tolist(), strict=True)])
+        ids, borders = encoder.plain_copy(len(held))[1].encode_buffer(packed, edges)
+        out, first = np.empty(len(ids) + len(held) * len(form.cuts), np.int32), np.empty(len(held) + 1, np.int64)
+        steers = np.array([steer for _, _, steer in form.cuts], dtype=np.int64)
+        clean = weave_kernel(ids, borders, inner.shape[1] - 1, steers, encoder.steers, out, first)
+        marks = self._masks(part, text, out, first)
+        marks.verdict[~clean] = STEERS_ELSE
+        marks.surplus = surplus
+        return self._kept(part, out, first, marks, limit)
+
+    def _kept(self, job: _Job, ids: Any, first: Ints, marks: _Marks, limit: int) -> _Done:
         """The rows whose masks are proved, closed with BOS and EOS where the slow path would; and the counts."""
-        renderer = self.renderer
+        renderer, form = self.renderer, job.form
         eos = -1 if renderer.tokenizer.eos_id is None else renderer.tokenizer.eos_id
         lead = np.array(renderer.tokenizer.leading if renderer.plain else [], dtype=np.uint32)
-        opened = np.concatenate([np.full(len(job.rows), job.form.open_end) for job in jobs])
-        if eos < 0:
-            good = good & ~opened
-        tail = np.where(opened, eos, -1).astype(np.int64)
+        lengths = np.diff(first) + len(lead) + form.open_end
+        good = marks.verdict == OK
+        if form.open_end and eos < 0:
+            good &= False
+        if limit:  # over-long conversations are shortened on the slow path
+            good &= lengths <= limit
         kept = np.flatnonzero(good)
-        lengths = np.diff(first)[kept] + len(lead) + opened[kept]
+        lengths = lengths[kept]
         at = np.cumsum(lengths) - lengths
         out, trained = np.empty(int(lengths.sum()), np.uint32), np.zeros(len(kept), np.int64)
-        store_kernel(ids, mask, first, kept, lead, tail, at, TRAINED_BIT, out, trained)
-        rows = np.concatenate([job.rows for job in jobs])
-        lost, low = [], 0
-        for job in jobs:
-            mine = job.rows[good[low : low + len(job.rows)]]
-            renderer.counts[f"method:{job.form.method}"] += len(mine)
-            if job.form.lost:
-                lost.append((job.form.lost, mine))
-                renderer.counts.update(
-                    {f"lost:{kind}": len(mine) * job.form.lost.count(kind) for kind in job.form.lost}
-                )
-            low += len(job.rows)
-        for name, amount in (("stop_added", int(opened[kept].sum())), ("straddled", int(straddled[kept].sum()))):
-            if amount:
-                renderer.counts[name] += amount
-        return _Done(rows[kept], out, at, lengths, trained, opened[kept].astype(np.int64), straddled[kept], lost)
+        store_kernel(ids, marks.mask, first, kept, lead, eos if form.open_end else -1, at, TRAINED_BIT, out, trained)
+        rows, count, counts = job.rows[kept], len(kept), renderer.counts
+        straddled, control = marks.straddled[kept], marks.surplus[kept]
+        happened = {"control": control.sum(), "stop_added": count * form.open_end, "straddled": straddled.sum()}
+        counts[f"method:{form.method}"] += count
+        counts.update({f"lost:{kind}": count * form.lost.count(kind) for kind in form.lost})
+        counts.update({name: int(number) for name, number in happened.items() if number})
+        lost = [(form.lost, rows)] if form.lost and count else []
+        stops = np.full(count, int(form.open_end), np.int64)
+        return _Done(rows, out, at, lengths, trained, control, stops, straddled, lost)
 
     def _together(
         self, done: _Done, rest: list[int], slow: list[list[Encoded] | TemplateFailed], fitted: Ints
@@ -212,7 +241,7 @@ class BatchEncoder:
         tokens = _reordered(np.concatenate([done.tokens, *stores]), starts[order], lengths[order])
         fields = {
             "trained": column(done.trained, [int(np.count_nonzero(e.mask[1:])) for _, e in parts]),
-            "control": column(np.zeros(len(done.rows), np.int64), [e.control for _, e in parts]),
+            "control": column(done.control, [e.control for _, e in parts]),
             "stop_added": column(done.stop_added, [int(e.stop_added) for _, e in parts]),
             "straddled": column(done.straddled, [e.straddled for _, e in parts]),
         }
@@ -231,14 +260,30 @@ class _Done:
     at: Ints
     lengths: Ints
     trained: Ints
+    control: Ints
     stop_added: Ints
     straddled: Ints
     lost: list[tuple[tuple[str, ...], Ints]]
 
     @classmethod
-    def empty(cls) -> _Done:
-        none = np.empty(0, np.int64)
-        return cls(none, np.empty(0, np.uint32), none, none, none, none, none, [])
+    def join(cls, parts: list[_Done]) -> _Done:
+        """Several as one."""
+        base = np.cumsum([0, *(len(part.tokens) for part in parts)]).tolist()
+
+        def column(name: str) -> Any:
+            return np.concatenate([np.empty(0, np.int64), *(getattr(part, name) for part in parts)])
+
+        return cls(
+            rows=column("rows"),
+            tokens=np.concatenate([np.empty(0, np.uint32), *(part.tokens for part in parts)]),
+            at=column("at") + np.repeat(base[:-1], [len(part.at) for part in parts]).astype(np.int64),
+            lengths=column("lengths"),
+            trained=column("trained"),
+            control=column("control"),
+            stop_added=column("stop_added"),
+            straddled=column("straddled"),
+            lost=[entry for part in parts for entry in part.lost],
+        )
 
 
 _NOTHING = np.empty(0, np.uint8)
@@ -271,19 +316,21 @@ def _write(job: _Job, columns: Columns, starts: Ints, ends: Ints, text: NDArray[
     """Fill the job's part of the text buffer; where its spans' ends and its breaks lie, int64 [rows, marks]."""
     form = job.form
     marks = [place for start, end, _ in form.spans for place in (start, end)] + list(form.breaks)
+    marks += [place for start, end, _ in form.cuts for place in (start, end)]
     places = np.empty((len(job.rows), len(marks)), np.int64)
     fill_kernel(
         columns.texts[CONTENT].data, columns.texts[REASONING].data,
         np.array([slot.source for slot in form.slots], dtype=np.int64), starts, ends,
         np.frombuffer(b"".join(form.literals), np.uint8), np.cumsum([0, *map(len, form.literals)], dtype=np.int64),
-        np.array(marks, dtype=np.int64).reshape(-1, 2), text, job.at[:-1], places,
+        np.array(marks, dtype=np.int64).reshape(-1, 2), text, job.starts, places,
     )  # fmt: skip
     return places
 
 
 def _pieces(job: _Job) -> Ints:
     """Where each row's pieces begin, int64 [rows, pieces]."""
-    return np.concatenate([job.at[:-1, None], job.places[:, 2 * len(job.form.spans) :]], axis=1)
+    first = 2 * len(job.form.spans)
+    return np.concatenate([job.starts[:, None], job.places[:, first : first + len(job.form.breaks)]], axis=1)
 
 
 def _reordered(tokens: NDArray[np.uint32], starts: Ints, lengths: Ints) -> NDArray[np.uint32]:

@@ -48,7 +48,7 @@ class Encoder:
 
     def _safely(self, layout: Layout, raw: bytes) -> masks.Tokens:
         """Cut at the template's own control tokens, as `tokenizers` does itself, and encode the rest as plain text."""
-        copy, engine = self._plain_copy()
+        copy, engine = self.plain_copy(1)
         cuts = [m.span() for a, b in layout.literals for m in self.pattern.finditer(layout.text, a, b)]
         cuts += [(at, at) for at in layout.breaks]
         cuts.sort()
@@ -72,13 +72,13 @@ class Encoder:
             chunks.append(masks.by_offsets(*copy.encode(piece), len(piece)))
         return masks.join(chunks)
 
-    def _plain_copy(self) -> tuple[Tokenizer, Engine]:
+    def plain_copy(self, texts: int) -> tuple[Tokenizer, Engine]:
         """The copy without control tokens and its engine; the fast one is worth loading only for many texts."""
-        self._safe_texts += 1
+        before, self._safe_texts = self._safe_texts, self._safe_texts + texts
         if self._safe is None:
             copy = self.tokenizer.without(self.control)
             self._safe = (copy, HfEngine(copy))
-        elif self._safe_texts == _MANY and self.engine.name != "hf":
+        if before < _MANY <= self._safe_texts and self.engine.name != "hf":
             copy = self._safe[0]
             self._safe = (copy, choose(copy, "auto", torture(self.control))[0])
         return self._safe

@@ -44,7 +44,8 @@ class Form:
     """literals[0] slot literals[1] ..., as UTF-8; places are (literal, byte offset).
 
     `spans` are the trained ones with the id each must end with (-1: none); `breaks` cut the text into pieces that
-    are tokenised apart; `control` counts the template's own control tokens.
+    are tokenised apart; `control` counts the template's own control tokens, which `cuts` names with their ids, the
+    breaks (-1) among them.
     """
 
     literals: tuple[bytes, ...]
@@ -52,6 +53,7 @@ class Form:
     questions: tuple[tuple[int, int, str, str], ...]
     spans: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
     breaks: tuple[tuple[int, int], ...]
+    cuts: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
     control: int
     lost: tuple[str, ...]
     method: str
@@ -101,6 +103,7 @@ def build_form(renderer: Renderer, codes: bytes) -> Form | None:
         questions=tuple(sorted((*divmod(q.slot, 2), q.kind, q.what) for q in questions)),
         spans=tuple(spans),
         breaks=tuple(breaks),
+        cuts=_cuts(renderer, literals, breaks),
         control=layout.control,
         lost=plans[0].lost,
         method=layout.method,
@@ -122,6 +125,18 @@ def _literals(layout: Layout) -> list[tuple[int, int]]:
     """What lies between the placed texts, which stand in the order of the text."""
     ends = [0, *(end for _, _, end in layout.placed)]
     return list(zip(ends, [*(start for _, start, _ in layout.placed), len(layout.text)], strict=True))
+
+
+def _cuts(
+    renderer: Renderer, literals: list[str], breaks: list[tuple[int, int]]
+) -> tuple[tuple[tuple[int, int], tuple[int, int], int], ...]:
+    """The template's own control tokens and the breaks, in the order of the text."""
+    found = [(place, place, -1) for place in breaks]
+    for k, literal in enumerate(literals):
+        for match in renderer.encoder.pattern.finditer(literal):
+            start, end = (len(literal[:at].encode()) for at in match.span())
+            found.append(((k, start), (k, end), renderer.encoder.control[match[0]]))
+    return tuple(sorted(found))
 
 
 def _place(edges: list[tuple[int, int]], literals: list[str], at: int) -> tuple[int, int] | None:

@@ -132,23 +132,24 @@ def fill_kernel(
 
 @_compiled
 def mark_kernel(
-    ids: Any, first: Any, text: Any, row_at: Any, spans: Any, stops: Any, control: int,
-    blob: Any, edges: Any, steers: Any, mask: Any, verdict: Any, straddled: Any,
+    ids: Any, first: Any, text: Any, starts: Any, ends: Any, spans: Any, stops: Any, control: int,
+    blob: Any, edges: Any, steers: Any, mask: Any, verdict: Any, straddled: Any, surplus: Any,
 ) -> None:  # fmt: skip
     """Spell each row's ids, compare with its text, mark the tokens that overlap its spans, check the terminators.
 
-    Row r has ids first[r]..first[r + 1] and the text row_at[r]..row_at[r + 1]; spans int64 [rows, 2 x spans] are byte
+    Row r has ids first[r]..first[r + 1] and the text starts[r]..ends[r]; spans int64 [rows, 2 x spans] are byte
     positions in `text`, ascending; stops [spans] the id a span must end with, or -1; token i spells
-    blob[edges[i]:edges[i + 1]]. Fills mask [ids], verdict uint8 [rows], straddled int64 [rows].
+    blob[edges[i]:edges[i + 1]]. Fills mask [ids], verdict uint8 [rows], straddled and surplus (control tokens beyond
+    the template's own) int64 [rows].
     """
     count = len(stops)
     for r in range(len(verdict)):
-        at, steering, span, good = row_at[r], 0, 0, True
+        at, steering, span, good = starts[r], 0, 0, True
         last, last_end, first_start = -1, np.int64(-1), np.int64(-1)  # of the current span's tokens
         for t in range(first[r], first[r + 1]):
             token = ids[t]
             start, low, size = at, edges[token], edges[token + 1] - edges[token]
-            if start + size > row_at[r + 1]:
+            if start + size > ends[r]:
                 good = False
                 break
             for j in range(size):
@@ -176,7 +177,7 @@ def mark_kernel(
                 if first_start < 0:
                     first_start = start
                 ahead += 1
-        if not good or at != row_at[r + 1]:
+        if not good or at != ends[r]:
             verdict[r] = SPELLS_ELSE
             continue
         while span < count:
@@ -188,6 +189,7 @@ def mark_kernel(
             last, first_start = -1, np.int64(-1)
         if steering != control:
             verdict[r] = STEERS_ELSE
+            surplus[r] = steering - control
 
 
 @_compiled
@@ -198,9 +200,9 @@ def _closes(last: int, last_end: int, ids: Any, stop: int, end: int) -> bool:
 
 @_compiled
 def store_kernel(
-    ids: Any, mask: Any, first: Any, rows: Any, lead: Any, tail: Any, at: Any, bit: Any, out: Any, trained: Any
+    ids: Any, mask: Any, first: Any, rows: Any, lead: Any, tail: int, at: Any, bit: Any, out: Any, trained: Any
 ) -> None:
-    """Write rows' ids, led by `lead` and closed by `tail` (an id or -1 a row), with the trained bit, from at[row].
+    """Write rows' ids, led by `lead` and closed by `tail` (an id or -1), with the trained bit, from at[row].
 
     out uint32; trained [rows] counts trained tokens but a segment's first, which no label can have.
     """
@@ -216,9 +218,34 @@ def store_kernel(
                 out[o] |= bit
                 count += o > begins
             o += 1
-        if tail[r] >= 0:
-            out[o] = np.uint32(tail[r])
+        if tail >= 0:
+            out[o] = np.uint32(tail)
             if o > begins and out[o - 1] & bit:
                 out[o] |= bit
                 count += 1
         trained[k] = count
+
+
+@_compiled
+def weave_kernel(ids: Any, borders: Any, pieces: int, cuts: Any, steers: Any, out: Any, first: Any) -> Any:
+    """Put control tokens back between the pieces of rows cut at them; whether each row's pieces hold none themselves.
+
+    Row r has `pieces` pieces, piece p of all lies in ids[borders[p]:borders[p + 1]]; every odd one is a cut's own text
+    and gives way to its id (none for -1). Fills out and first [rows + 1].
+    """
+    rows, o = len(first) - 1, 0
+    clean = np.ones(rows, np.bool_)
+    for r in range(rows):
+        first[r] = o
+        for p in range(pieces):
+            low, high = borders[r * pieces + p], borders[r * pieces + p + 1]
+            if p % 2 == 0:
+                for t in range(low, high):
+                    clean[r] &= not steers[ids[t]]
+                    out[o] = ids[t]
+                    o += 1
+            elif cuts[p // 2] >= 0:
+                out[o] = cuts[p // 2]
+                o += 1
+    first[rows] = o
+    return clean
