@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the programs themselves: `python docs/make.py`. A test keeps the two equal."""
+"""Writes docs/cli.md, and the table in docs/evals.md, from the programs: `python docs/make.py`. Tests keep them equal."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def surface() -> dict[str, dict[str, dict[str, Any]]]:
         commands = getattr(root, "commands", None) or {"": root}
         # `gristmill` also carries the other three whole; they are described once, under their own names.
         plain = {name: command for name, command in sorted(commands.items()) if not hasattr(command, "commands")}
+        for group in sorted(set(commands) - set(plain) - set(PROGRAMS)):
+            plain |= {f"{group} {name}": command for name, command in commands[group].commands.items()}
         out[program] = {name: _describe(command) for name, command in plain.items()}
     return out
 
@@ -62,5 +64,28 @@ def render() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+MARK = "<!-- written by python docs/make.py -->"
+
+
+def evals_page(page: str) -> str:
+    """docs/evals.md with the table of the registry as it is now, below its mark."""
+    from curate.evals.registry import SETS
+
+    lines = ["| name | on the hub | config | splits | revision | licence |", "|---|---|---|---|---|---|"]
+    for name, entry in sorted(SETS.items()):
+        cells = (
+            f"`{name}`",
+            f"`{entry.hub}`",
+            entry.config or "",
+            ", ".join(entry.splits),
+            entry.revision,
+            entry.licence,
+        )
+        lines.append("| " + " | ".join(cell or ("none" if cell is None else "") for cell in cells) + " |")
+    return page.partition(MARK)[0] + MARK + "\n\n" + "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     (Path(__file__).parent / "cli.md").write_text(render(), encoding="utf-8")
+    own = Path(__file__).parent / "evals.md"
+    own.write_text(evals_page(own.read_text(encoding="utf-8")), encoding="utf-8")

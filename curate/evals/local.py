@@ -156,7 +156,7 @@ def read_file(out: Read, path: Path, shown: str, fields: Fields | None, prefix: 
         reason = unmapped or (out.bad[-1].reason if out.bad else "no rows")
         raise UsageError(
             f"{shown}: no question could be read: {reason}",
-            hint=f"say which columns hold what: --set 'decontaminate.evals.\"{out.name}\".fields.question=COLUMN'",
+            hint=f"say which columns hold what: --set decontaminate.evals.{out.name}.fields.question=COLUMN",
         )
     return ""
 

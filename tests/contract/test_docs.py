@@ -38,6 +38,11 @@ def test_the_command_reference_is_what_the_programs_say(root, make):
     assert (root / "docs" / "cli.md").read_text() == make.render(), "run: python docs/make.py"
 
 
+def test_the_registry_in_the_docs_is_what_the_program_knows(root, make):
+    page = (root / "docs" / "evals.md").read_text()
+    assert page == make.evals_page(page), "run: python docs/make.py"
+
+
 def test_every_command_line_in_the_docs_exists(root, surface):
     seen = 0
     for page in pages(root):
@@ -46,8 +51,9 @@ def test_every_command_line_in_the_docs_exists(root, surface):
         for line in command_lines(page.read_text()):
             words = shlex.split(line)
             commands = surface[words[0]]
-            assert words[1] in commands, f"{page.name}: {line}"
-            flags = {flag for name in commands[words[1]]["options"] for flag in name.split(" / ")}
+            name = " ".join(words[1:3]) if " ".join(words[1:3]) in commands else words[1]
+            assert name in commands, f"{page.name}: {line}"
+            flags = {flag for option in commands[name]["options"] for flag in option.split(" / ")}
             for word in words[2:]:
                 if word.startswith("--"):
                     assert word.split("=")[0] in flags, f"{page.name}: {line}: {word}"
