@@ -160,7 +160,7 @@ SETS: Final[dict[str, Entry]] = {
     "piqa": Entry(
         *("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "unknown"),
         Fields(question="goal", choices=("sol1", "sol2"), answer="label"),
-        splits=("validation", "test"),
+        splits=("validation",),
         files=("piqa_[!t]*.parquet",),
     ),
     "svamp": Entry(
