@@ -193,6 +193,21 @@ def verify(
 
 
 @app.command()
+def selftest(
+    out: Folder = Path("out"),
+    rows: Annotated[int, typer.Option("--rows", metavar="N", help="Kept records to draw.", min=2)] = 2_000,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same planted records.", min=0)] = 0,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Plant copies and look-alikes among the folder's own records, run its dedup stages, and say what they found."""
+    from curate.selftest.report import selftest as measured
+
+    console = Console(as_json=as_json, quiet=quiet)
+    console.result(*measured(out, rows, seed, console))
+
+
+@app.command()
 def card(
     folder: Folder = Path("out"),
     cards: options.Cards = None,

@@ -48,7 +48,7 @@ class Job:
     @property
     def key(self) -> str:
         """Digest of what decides the ingested bytes: input, where it came from, settings."""
-        settings = self.config.model_dump(mode="json", exclude={"priority", "allow_wipeout"})
+        settings = self.config.model_dump(mode="json", exclude={"priority", "allow_wipeout", "selftest"})
         return digest_of([FORMAT, self.unit.identity(), settings, self.tokenizer, self.state])
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from curate.selftest.settings import SelftestSettings
 from curate.sources import ReadSettings
 from curate.stages.minhash_settings import MinhashSettings
 from curate.stages.settings import ExactSettings, LengthSettings, QualitySettings, SelectSettings
@@ -37,6 +38,7 @@ class CurateConfig(BaseModel):
     exact: ExactSettings = Field(default_factory=ExactSettings)
     minhash: MinhashSettings = Field(default_factory=MinhashSettings)
     priority: dict[str, int] = Field(default_factory=dict, description="source -> rank; the higher one survives")
+    selftest: SelftestSettings = Field(default_factory=SelftestSettings)
     restore: tuple[Exemption, ...] = ()
     allow_wipeout: bool = False
     examples: int = Field(default=3, ge=0, le=50, description="samples of removed records a rule in the card")
