@@ -91,18 +91,18 @@ def records(texts, start):
 
 stage = MinhashStage(MinhashSettings(memory=int(sys.argv[2])))
 warm = records(pa.array(["some words to compile with, twice over"] * 64, pa.large_string()), 0)
-stage.verdicts(stage.resolve([stage.sketch(warm)], {}))
+stage.verdicts(stage.resolve([stage.sketch(warm)], {}, texts=[warm]))
 texts = pq.read_table(sys.argv[1]).column("text").cast(pa.large_string()).combine_chunks()
 step = 8192
 tables = [records(texts.slice(start, step), start) for start in range(0, len(texts), step)]
 threads = len(os.sched_getaffinity(0))
 began = time.perf_counter()
 with ThreadPoolExecutor(threads) as pool:
-    sketches = list(pool.map(stage.sketch, tables, range(0, len(texts), step)))
+    sketches = list(pool.map(stage.sketch, tables))
 half = time.perf_counter()
-verdicts = stage.verdicts(stage.resolve(sketches, {}, threads=threads))
+verdicts = stage.verdicts(stage.resolve(sketches, {}, threads=threads, texts=tables))
 seconds = time.perf_counter() - began
-removed = verdicts.column("position").to_pylist()
+removed = (verdicts.column("sketch").to_numpy().astype(np.int64) * step + verdicts.column("position").to_numpy()).tolist()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"seconds": seconds, "sketch": half - began, "peak_mib": peak, "removed": removed}))
 """

@@ -31,8 +31,13 @@ ORDER_FIELDS: Final = (
 )
 
 
-def keep_order(records: pa.Table, priority: Mapping[str, int], groups: Ints | None = None) -> Ints:
-    """The positions of `records` (columns ORDER_FIELDS) from the first to keep to the last; group by group if given."""
+def keep_order(
+    records: pa.Table, priority: Mapping[str, int], groups: Ints | None = None, ahead: Ints | None = None
+) -> Ints:
+    """The positions of `records` (columns ORDER_FIELDS) from the first to keep to the last; group by group if given.
+
+    `ahead` ranks records before the rule does: those of earlier outputs below 0, new ones 0.
+    """
     source, names = _ranked(records.column("source"))
     ranks = np.array([priority.get(name, 0) for name in names], dtype=np.int64)
     score = records.column("score").to_numpy().astype(np.float64)
@@ -46,7 +51,8 @@ def keep_order(records: pa.Table, priority: Mapping[str, int], groups: Ints | No
         np.where(np.isnan(score), np.inf, -score),
         -ranks[source] if len(names) else source,
     ]
-    return np.asarray(np.lexsort(keys if groups is None else [*keys, groups]), dtype=np.int64)
+    keys += [key for key in (ahead, groups) if key is not None]
+    return np.asarray(np.lexsort(keys), dtype=np.int64)
 
 
 def _ranked(column: Any) -> tuple[Ints, list[str]]:

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.compiled import compiled
-from curate.shingles import Bytes, Hashes, Ints, join_words, split_words
+from curate.lanes import copy_bytes
+from curate.shingles import join_words
+from curate.splitting import Bytes, Edges, Hashes, Ints, decode, hash_words, is_ascii, mark_words, room_for, widen
 from curate.stages.text import buffers
-from curate.words import ascii_table, wide_table, words
+from curate.words import wide_table, words
 
 MOST: Final = 3
-_ASCII: Final = ascii_table()
 _RUN: Final = re.compile(r"\w+")
 
 Span = tuple[int, int]
@@ -79,53 +80,86 @@ def _chars(data: Bytes, start: int, stop: int) -> int:
 
 
 @compiled
+def _located(data: Bytes, start: int, stop: int, wide: Any, room: Any, where: Edges) -> int:
+    """Hash the words of a text into room[3] and fill `where` with their bytes [from, to), two a word; -2 as ever."""
+    size = stop - start
+    copy_bytes(data, start, room[0], 0, size)
+    if is_ascii(room[0], 0, size):
+        count = mark_words(room[0], size, where)
+        hash_words(room[0], where, count, room[3])
+        return int(count)
+    wider = widen(room[0], 0, size, wide, room[1], room[4])
+    if wider < 0:
+        return int(wider)
+    count = mark_words(room[1], wider, where)
+    hash_words(room[1], where, count, room[3])
+    for item in range(count):
+        last = room[4][where[2 * item + 1] - 1]
+        width = 1 if room[0][last] < 0x80 else decode(room[0], last)[1]
+        where[2 * item], where[2 * item + 1] = room[4][where[2 * item]], last + width
+    return int(count)
+
+
+@compiled
 def _compare(
-    one: Bytes, one_at: Ints, two: Bytes, two_at: Ints, ngram: int, low: Bytes, wide: Any, spans: Ints, counts: Ints
+    one: Bytes, one_at: Ints, two: Bytes, two_at: Ints, ngram: int, wide: Any, spans: Ints, counts: Ints
 ) -> None:
     """Fill spans[pair, run] = (from, to, from, to) in characters and the number of runs, -2 where words need Python."""
     longest = 0
     for item in range(counts.size):
         longest = max(longest, one_at[item + 1] - one_at[item], two_at[item + 1] - two_at[item])
-    room = longest // 2 + 2
-    left, right = np.empty(room, np.uint64), np.empty(room, np.uint64)
-    left_at, right_at = np.empty(2 * room, np.int64), np.empty(2 * room, np.int64)
+    text, wider, left_at, left = room_for(longest)
+    origin, right_at, right = np.empty(wider.size, np.int32), np.empty_like(left_at), np.empty_like(left)
     runs = np.empty((spans.shape[1], 3), np.int64)
     for item in range(counts.size):
-        lefts = split_words(one, one_at[item], one_at[item + 1], low, wide, left, left_at)
-        rights = split_words(two, two_at[item], two_at[item + 1], low, wide, right, right_at)
+        start, other = one_at[item], two_at[item]
+        lefts = _located(one, start, one_at[item + 1], wide, (text, wider, left_at, left, origin), left_at)
+        rights = _located(two, other, two_at[item + 1], wide, (text, wider, right_at, right, origin), right_at)
         if lefts < 0 or rights < 0:
             counts[item] = -2
             continue
         counts[item] = longest_runs(left, lefts, right, rights, ngram, runs)
         for k in range(counts[item]):
             begin, twin, length = runs[k]
-            spans[item, k, 0] = _chars(one, one_at[item], left_at[2 * begin])
-            spans[item, k, 1] = spans[item, k, 0] + _chars(one, left_at[2 * begin], left_at[2 * (begin + length) - 1])
-            spans[item, k, 2] = _chars(two, two_at[item], right_at[2 * twin])
-            spans[item, k, 3] = spans[item, k, 2] + _chars(two, right_at[2 * twin], right_at[2 * (twin + length) - 1])
+            for side, data, base, at, word in ((0, one, start, left_at, begin), (2, two, other, right_at, twin)):
+                low, high = base + at[2 * word], base + at[2 * (word + length) - 1]
+                spans[item, k, side] = _chars(data, base, low)
+                spans[item, k, side + 1] = spans[item, k, side] + _chars(data, low, high)
 
 
 def shared_spans(here: Any, twin: Any, ngram: int) -> list[list[tuple[Span, Span]]]:
-    """For each pair of two large_string arrays up to MOST shared spans ([from, to) here, [from, to) in the twin)."""
-    one, one_at = buffers(here)
-    two, two_at = buffers(twin)
-    size = len(one_at) - 1
+    """For each pair of two string arrays up to MOST shared spans ([from, to) here, [from, to) in the twin)."""
+    spans, counts = spans_of(buffers(here), buffers(twin), ngram)
+    return [
+        [((a, b), (c, d)) for a, b, c, d in found[:count]]
+        for found, count in zip(spans.tolist(), counts.tolist(), strict=True)
+    ]
+
+
+def spans_of(here: tuple[Bytes, Ints], twin: tuple[Bytes, Ints], ngram: int) -> tuple[Ints, Ints]:
+    """What pairs of texts share; each side is given as bytes and offsets (n + 1,).
+
+    Returns spans (n, MOST, 4) = from, to here and from, to in the twin, in characters, and how many count (n,).
+    """
+    size = len(here[1]) - 1
     spans, counts = np.zeros((size, MOST, 4), np.int64), np.zeros(size, np.int64)
-    _compare(one, one_at, two, two_at, ngram, _ASCII, wide_table(), spans, counts)
-    flat, found = spans.tolist(), []
-    for item, count in enumerate(counts.tolist()):
-        if count < 0:
-            found.append(_slow(here[item].as_py(), twin[item].as_py(), ngram))
-        else:
-            found.append([((a, b), (c, d)) for a, b, c, d in flat[item][:count]])
-    return found
+    arrays = [array.view() for array in (*here, *twin)]
+    for array in arrays:
+        array.flags.writeable = False  # one array kind means one compiled kernel
+    _compare(*arrays, ngram, wide_table(), spans, counts)
+    for item in np.flatnonzero(counts < 0).tolist():
+        texts = (data[at[item] : at[item + 1]].tobytes().decode() for data, at in (here, twin))
+        found = _slow(*texts, ngram)
+        counts[item] = len(found)
+        spans[item, : len(found)] = np.array(found, np.int64).reshape(-1, 4)
+    return spans, counts
 
 
 def _slow(here: str, twin: str, ngram: int) -> list[tuple[Span, Span]]:
     """The same for texts with characters that need their neighbours: words found first, normalised each by itself."""
     numbers: dict[str, int] = {}
-    left, left_at = _located(here, numbers)
-    right, right_at = _located(twin, numbers)
+    left, left_at = _numbered(here, numbers)
+    right, right_at = _numbered(twin, numbers)
     runs = np.empty((MOST, 3), np.int64)
     count = longest_runs(left, len(left), right, len(right), ngram, runs)
     return [
@@ -134,7 +168,7 @@ def _slow(here: str, twin: str, ngram: int) -> list[tuple[Span, Span]]:
     ]
 
 
-def _located(text: str, numbers: dict[str, int]) -> tuple[NDArray[np.uint64], list[Span]]:
+def _numbered(text: str, numbers: dict[str, int]) -> tuple[NDArray[np.uint64], list[Span]]:
     """The words of a text as numbers, equal words alike, and the characters that each came from."""
     found, where = [], []
     for match in _RUN.finditer(text):

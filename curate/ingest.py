@@ -48,7 +48,9 @@ class Job:
     @property
     def key(self) -> str:
         """Digest of what decides the ingested bytes: input, where it came from, settings."""
-        settings = self.config.model_dump(mode="json", exclude={"priority", "allow_wipeout", "selftest"})
+        # `previous` speaks when the reduce stages decide: their verdicts are part of `apply_key`.
+        later = dict.fromkeys(("priority", "previous", "allow_wipeout", "selftest"), True)
+        settings = self.config.model_dump(mode="json", exclude={**later, "minhash": {"memory"}})
         return digest_of([FORMAT, self.unit.identity(), settings, self.tokenizer, self.state])
 
 

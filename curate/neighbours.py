@@ -114,11 +114,18 @@ def _jaccard(
 
 @compiled
 def settle(
-    starts: Ints, sets: Hashes, at: Ints, sizes: Ints, threshold: float, twin: Ints, similarity: NDArray[np.float64]
+    starts: Ints,
+    sets: Hashes,
+    at: Ints,
+    sizes: Ints,
+    stays: NDArray[np.bool_],
+    threshold: float,
+    twin: Ints,
+    similarity: NDArray[np.float64],
 ) -> int:
     """Decide the components starts[c]:starts[c + 1] of records in keep order; fill twin (-1 = kept) and similarity.
 
-    Returns the number of comparisons made.
+    Records that `stays` names are kept whatever they resemble. Returns the number of comparisons made.
     """
     longest = 1
     for item in range(sizes.size):
@@ -128,9 +135,9 @@ def settle(
     for c in range(starts.size - 1):
         first, last = starts[c], starts[c + 1]
         if last - first < SMALL:
-            compared += _settle_small(first, last, sets, at, sizes, threshold, twin, similarity, slots, marks)
+            compared += _settle_small(first, last, sets, at, sizes, stays, threshold, twin, similarity, slots, marks)
         else:
-            compared += _settle_large(first, last, sets, at, sizes, threshold, twin, similarity, slots, marks)
+            compared += _settle_large(first, last, sets, at, sizes, stays, threshold, twin, similarity, slots, marks)
     return compared
 
 
@@ -141,6 +148,7 @@ def _settle_small(
     sets: Hashes,
     at: Ints,
     sizes: Ints,
+    stays: NDArray[np.bool_],
     threshold: float,
     twin: Ints,
     similarity: NDArray[np.float64],
@@ -149,6 +157,8 @@ def _settle_small(
 ) -> int:
     compared = 0
     for item in range(first, last):
+        if stays[item]:
+            continue
         if item > first:
             _load(slots, marks, item + 1, sets, at[item], sizes[item])
         best = threshold
@@ -258,6 +268,7 @@ def _settle_large(
     sets: Hashes,
     at: Ints,
     sizes: Ints,
+    stays: NDArray[np.bool_],
     threshold: float,
     twin: Ints,
     similarity: NDArray[np.float64],
@@ -287,7 +298,7 @@ def _settle_large(
         best = threshold
         small = max(1, np.int64(np.ceil(threshold * size - SLACK)))
         large = min(longest, np.int64(np.floor(size / threshold + SLACK)))
-        for kind in range(classes[small], classes[large] + 1):
+        for kind in range(classes[small], classes[large] + 1 if not stays[item] else 0):
             other_size = max(small, least[kind])
             need = np.int64(np.ceil(threshold / (1.0 + threshold) * (size + other_size) - SLACK))
             for k in range(min(rare.size, size - need + 1)):

@@ -12,7 +12,7 @@ from curate.stages.minhash_settings import MinhashSettings
 from curate.stages.settings import ExactSettings, LengthSettings, QualitySettings, SelectSettings
 
 STAGES: Final = ("select", "length", "quality", "exact", "minhash")
-DEFAULT: Final = STAGES[:-1]  # minhash is asked for: its sketches hold the texts, about as large as the records
+DEFAULT: Final = STAGES
 
 
 class Exemption(BaseModel):
@@ -39,6 +39,7 @@ class CurateConfig(BaseModel):
     minhash: MinhashSettings = Field(default_factory=MinhashSettings)
     priority: dict[str, int] = Field(default_factory=dict, description="source -> rank; the higher one survives")
     selftest: SelftestSettings = Field(default_factory=SelftestSettings)
+    previous: tuple[str, ...] = Field(default=(), description="earlier outputs: what they kept wins over new records")
     restore: tuple[Exemption, ...] = ()
     allow_wipeout: bool = False
     examples: int = Field(default=3, ge=0, le=50, description="samples of removed records a rule in the card")

@@ -11,6 +11,7 @@ of one partition in memory and, on disk, reads each sketch twice a partition; on
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,9 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from curate.foundation.errors import UsageError
 from curate.foundation.store import canonical
+from curate.previous import OldSketch, Previous, old_sketches, own_twins
 from curate.stages.settings import ExactSettings
 from curate.stages.text import ASSISTANT, USER, Messages, buffers, joined, nfc, unfold, whole
 
@@ -40,6 +43,8 @@ SKETCH_SCHEMA: Final = pa.schema(
         pa.field("position", pa.int64(), nullable=False),
     ]
 )
+META: Final = b"exact"
+FORMAT: Final = 1  # raise when keys change: older sketches are then refused
 PLACE: Final = ("source", "file", "row", "part")
 RESOLVED_SCHEMA: Final = pa.schema(
     [
@@ -49,6 +54,7 @@ RESOLVED_SCHEMA: Final = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("twin_id", pa.string(), nullable=False),
         *(SKETCH_SCHEMA.field(name).with_name(f"twin_{name}") for name in PLACE),
+        pa.field("twin_folder", pa.string()),  # the earlier output that holds the twin; null: this run
         pa.field("group", pa.int64(), nullable=False),
     ]
 )
@@ -61,9 +67,11 @@ class ExactStage:
 
     name = "exact"
 
-    def __init__(self, settings: ExactSettings) -> None:
+    def __init__(self, settings: ExactSettings, previous: Sequence[Previous] = ()) -> None:
         self.settings = settings
+        self.previous = previous
         self.rule = settings.key
+        self.stamp = canonical({"format": FORMAT, "key": settings.key})
 
     def sketch(self, table: pa.Table, start: int = 0) -> pa.Table:
         """One row a record under SKETCH_SCHEMA; `position` counts from `start`."""
@@ -79,7 +87,7 @@ class ExactStage:
             "id": table.column("id"),
             "position": pa.array(np.arange(start, start + table.num_rows, dtype=np.int64)),
         }
-        return pa.table(columns, schema=SKETCH_SCHEMA).combine_chunks()
+        return pa.table(columns, schema=SKETCH_SCHEMA.with_metadata({META: self.stamp.encode()})).combine_chunks()
 
     def resolve(
         self,
@@ -95,7 +103,23 @@ class ExactStage:
             surviving(item, gone[number]) if gone and len(gone[number]) and isinstance(item, Path) else item
             for number, item in enumerate(sketches)
         ]
-        return resolve(left, priority, memory)
+        with tempfile.TemporaryDirectory(prefix="gristmill-") as scratch:
+            old = list(old_sketches(self, self.previous, scratch))
+            for one in old:
+                self._check(one)
+            earlier = [(one.folder, surviving(one.path, one.gone)) for one in old]
+            return resolve(left, priority, memory, earlier)
+
+    def _check(self, old: OldSketch) -> None:
+        """Refuse an earlier output whose sketches were made under another key or version."""
+        from curate.tables import read_arrow
+
+        found = ((read_arrow(old.path).schema.metadata or {}).get(META) or b"").decode()
+        if found != self.stamp:
+            raise UsageError(
+                f"{old.folder}: exact was sketched under {found or 'an unknown scheme'}, this run compares {self.stamp}",
+                hint=f"use the same --key, or make another one first: curate exact {old.folder} OTHER --key {self.rule}",
+            )
 
     def facts(self, resolved: pa.Table) -> dict[str, Any]:
         """Clusters, and who duplicates whom."""
@@ -108,7 +132,7 @@ class ExactStage:
         from curate.stages.verdict import VERDICT_FIELDS
 
         size = resolved.num_rows
-        twins = resolved.select(["twin_id", *(f"twin_{name}" for name in PLACE), "group"]).to_pylist()
+        twins = resolved.select([*(f"twin_{name}" for name in (*PLACE, "folder")), "group"]).to_pylist()
         columns = {
             "stage": pa.array([self.name] * size, pa.string()),
             "rule": pa.array([self.rule] * size, pa.string()),
@@ -118,13 +142,18 @@ class ExactStage:
             "evidence": pa.array([_evidence(twin) for twin in twins], pa.large_string()),
             "similarity": pa.array(np.ones(size)),
         }
-        lead = {name: resolved.column(name) for name in ("sketch", "position", "id", "twin_source")}
-        schema = pa.schema([*(RESOLVED_SCHEMA.field(name) for name in lead), *VERDICT_FIELDS])
+        lead = {name: resolved.column(name) for name in ("sketch", "position", "id")}
+        fields = [*(RESOLVED_SCHEMA.field(name) for name in lead), pa.field("twin_source", pa.string())]
+        lead["twin_source"] = own_twins(resolved)
+        schema = pa.schema([*fields, *VERDICT_FIELDS])
         return pa.table({**lead, **columns}, schema=schema)
 
 
 def _evidence(twin: Mapping[str, Any]) -> str:
-    return canonical({"twin": {name: twin[f"twin_{name}"] for name in PLACE}, "group": twin["group"]})
+    place = {name: twin[f"twin_{name}"] for name in PLACE}
+    if twin["twin_folder"] is not None:
+        place["folder"] = twin["twin_folder"]
+    return canonical({"twin": place, "group": twin["group"]})
 
 
 def normalised(table: pa.Table, key: str, messages: Messages | None = None) -> tuple[Any, NDArray[np.int64], Any]:
@@ -207,18 +236,26 @@ def digests(table: pa.Table, key: str, messages: Messages | None = None) -> Any:
     return pa.Array.from_buffers(pa.binary(16), len(filled), [valid, pa.py_buffer(packed)])
 
 
-def resolve(sketches: Iterable[pa.Table | Path], priority: Mapping[str, int], memory: int = MEMORY) -> pa.Table:
+def resolve(
+    sketches: Iterable[pa.Table | Path],
+    priority: Mapping[str, int],
+    memory: int = MEMORY,
+    earlier: Sequence[tuple[str, pa.Table]] = (),
+) -> pa.Table:
     """What goes, by the keep rule (-priority, -score, -assistant_chars, source, file, row, part), null score lowest.
 
-    `sketches` are tables or Arrow IPC files; `sketch` in the result is the index among them. The rows are the same,
-    and in the same order, for any order of sketches and any `memory` (bytes, of one partition).
+    `sketches` are tables or Arrow IPC files; `sketch` in the result is the index among them. `earlier` are sketches of
+    what earlier outputs kept, each with its folder: those come first and never go. The rows are the same, and in the
+    same order, for any order of sketches and any `memory` (bytes, of one partition).
     """
     import polars as pl
 
-    inputs = list(sketches)
+    own = list(sketches)
+    inputs = [*own, *(table for _, table in earlier)]
+    folders = [None] * len(own) + [folder for folder, _ in earlier]
     total = sum(_rows(item) for item in inputs)
     partitions = max(1, -(-total * ROW_BYTES // memory))
-    found = [_resolve_one(inputs, priority, index, partitions) for index in range(partitions)]
+    found = [_resolve_one(inputs, priority, index, partitions, folders) for index in range(partitions)]
     frame = pl.concat(found).sort([*PLACE, "id"]) if found else pl.DataFrame()
     return frame.select(RESOLVED_SCHEMA.names).to_arrow().cast(RESOLVED_SCHEMA)
 
@@ -237,9 +274,13 @@ def _read(item: pa.Table | Path) -> Iterator[Any]:
 
 
 def _resolve_one(
-    inputs: Sequence[pa.Table | Path], priority: Mapping[str, int], index: int, partitions: int
+    inputs: Sequence[pa.Table | Path],
+    priority: Mapping[str, int],
+    index: int,
+    partitions: int,
+    folders: Sequence[str | None],
 ) -> pl.DataFrame:
-    """The removals among the keys of one partition."""
+    """The removals among the keys of one partition; `folders` are the earlier outputs, null for this run's sketches."""
     import polars as pl
 
     mine = [_lows(batch, index, partitions) for item in inputs for batch in _read(item)]
@@ -251,13 +292,17 @@ def _resolve_one(
     frame = frame.filter(pl.struct("high", "low").is_duplicated())
     rank = pl.col("source").replace_strict(dict(priority), default=0, return_dtype=pl.Int64)
     score = pl.when(pl.col("score").is_nan()).then(None).otherwise(pl.col("score"))
+    named = list(dict.fromkeys(folder for folder in folders if folder is not None))
+    folder = pl.Series(folders, dtype=pl.String)
+    turn = pl.Series([named.index(one) if one is not None else len(named) for one in folders], dtype=pl.Int64)
     frame = frame.with_columns(rank=-rank, worth=-score, length=-pl.col("assistant_chars"))
-    frame = frame.sort(["high", "low", "rank", "worth", "length", *PLACE, "id"], nulls_last=True)
+    frame = frame.with_columns(folder=folder.gather(frame["sketch"]), turn=turn.gather(frame["sketch"]))
+    frame = frame.sort(["high", "low", "turn", "rank", "worth", "length", *PLACE, "id"], nulls_last=True)
     group = ["high", "low"]
-    twins = [pl.col(name).first().over(group).alias(f"twin_{name}") for name in ("id", *PLACE)]
+    twins = [pl.col(name).first().over(group).alias(f"twin_{name}") for name in ("id", *PLACE, "folder")]
     frame = frame.with_columns(*twins, group=pl.len().over(group).cast(pl.Int64))
     fresh = (pl.col("high") != pl.col("high").shift()) | (pl.col("low") != pl.col("low").shift())
-    return frame.filter(~fresh.fill_null(True)).select(RESOLVED_SCHEMA.names)
+    return frame.filter(~fresh.fill_null(True) & pl.col("folder").is_null()).select(RESOLVED_SCHEMA.names)
 
 
 def _member_schema() -> pa.Schema:

@@ -4,20 +4,23 @@ The key text of a record joins its messages by line feeds: reasoning, content an
 every message but system ones (a system prompt shared by a whole source would make its records look alike). `prompt`:
 the same up to the last assistant message. `response`: that message alone. `first-user`: the first user message.
 
-A sketch row holds the record's place in the keep order, its signature and its key text: resolving needs no other file,
-and can show what two records share. `bands.py` and `neighbours.py` say which records go, `evidence.py` what the evidence is.
+A sketch row holds the record's place in the keep order and its signature; texts stay where they are (`passages.py`).
+`bands.py` and `neighbours.py` say which records go, `evidence.py` what the evidence is.
 
-Cost: `sketch` about 0.2 GB/s a core; a sketch row is 4 bytes a permutation, the key text and about 150 bytes. `resolve`
-reads all signatures once for each block of bands that fits `memory`, and the texts of records with a possible twin.
+Cost: `sketch` about 0.4 GB/s a core; a sketch row is 4 bytes a permutation and about 150 bytes, 1.1 KB at the default.
+`resolve` reads all signatures once for each block of bands that fits `memory`, and twice the texts of records with a
+possible twin.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +30,16 @@ from numpy.typing import NDArray
 from curate.clusters import ORDER_FIELDS
 from curate.foundation.errors import UsageError
 from curate.foundation.store import canonical
+from curate.previous import Previous, old_sketches, own_twins
 from curate.stages.minhash_settings import MinhashSettings
-from curate.stages.text import ASSISTANT, SYSTEM, USER, Messages, joined, unfold
+from curate.stages.text import ASSISTANT, SYSTEM, USER, Messages, buffers, joined, unfold
 from curate.stages.verdict import VERDICT_FIELDS
 
-FORMAT: Final = 1  # raise when words, hashes or signatures change: older sketches are then refused
+if TYPE_CHECKING:
+    from curate.shingles import Parts
+    from curate.stages.passages import Home
+
+FORMAT: Final = 2  # raise when words, hashes or signatures change: older sketches are then refused
 SCHEME: Final = "affine32"
 META: Final = b"minhash"
 PLACE: Final = ("source", "file", "row", "part")
@@ -46,7 +54,6 @@ def sketch_schema(settings: MinhashSettings) -> pa.Schema:
         *ORDER_FIELDS,
         pa.field("shingles", pa.int32(), nullable=False),
         pa.field("signature", pa.list_(pa.uint32(), bands * rows), nullable=False),
-        pa.field("text", pa.large_string(), nullable=False),
     ]
     return pa.schema(fields, metadata={META: stamp(settings).encode()})
 
@@ -63,10 +70,12 @@ class MinhashStage:
 
     name = "minhash"
 
-    def __init__(self, settings: MinhashSettings) -> None:
+    def __init__(self, settings: MinhashSettings, out: Path | None = None, previous: Sequence[Previous] = ()) -> None:
         from curate.shingles import permutations
 
         self.settings = settings
+        self.out = out
+        self.previous = previous
         self.rule = settings.key
         bands, rows = settings.shape
         self._permutations = permutations(bands * rows, settings.seed)
@@ -77,8 +86,7 @@ class MinhashStage:
         from curate.shingles import signatures
 
         messages = unfold(table)
-        texts = key_texts(messages, self.settings.key)
-        found, counts = signatures(texts, self.settings.ngram, *self._permutations)
+        found, counts = signatures(key_parts(messages, self.settings.key), self.settings.ngram, *self._permutations)
         origin = table.column("origin").combine_chunks()
         if isinstance(origin, pa.ChunkedArray):
             origin = pa.array([], origin.type)
@@ -92,7 +100,6 @@ class MinhashStage:
             **{name: origin.field(name) for name in ("file", "row", "part")},
             "shingles": pa.array(counts.astype(np.int32)),
             "signature": pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), found.shape[1]),
-            "text": texts,
         }
         ordered = {name: columns[name] for name in self._schema.names}
         return pa.table(ordered, schema=self._schema).combine_chunks()
@@ -103,14 +110,50 @@ class MinhashStage:
         priority: Mapping[str, int],
         gone: Sequence[NDArray[np.int64]] | None = None,
         threads: int | None = None,
+        texts: Sequence[pa.Table] | None = None,
     ) -> pa.Table:
-        """The records that go, under `near.RESOLVED_SCHEMA`; `gone` are positions, by sketch, to leave out."""
+        """The records that go, under `near_rows.RESOLVED_SCHEMA`; `gone` are positions, by sketch, to leave out.
+
+        `texts` are the records that were sketched, for sketches that are tables; files have theirs in the folder `out`.
+        """
         from curate.stages import near
+        from curate.stages.passages import Home, Passages
 
         memory = self.settings.memory or _quarter_of_memory()
         threads = threads or _cores()
-        inputs = near.open_sketches(sketches, self.settings, gone)
-        return near.resolve(inputs, self.settings, priority, memory, threads)
+        with tempfile.TemporaryDirectory(prefix="gristmill-", dir=self._scratch()) as scratch:
+            old = list(old_sketches(self, self.previous, scratch))
+            homes = [self._home(path) for path in sketches] if texts is None else [Home(kept=one) for one in texts]
+            homes += [Home(archives=(one.records,), name=one.folder) for one in old]
+            without = [*(gone or [np.zeros(0, np.int64)] * len(sketches)), *(one.gone for one in old)]
+            folders = [*[None] * len(sketches), *(one.folder for one in old)]
+            passages = Passages(homes, lambda messages: key_parts(messages, self.settings.key), Path(scratch))
+            inputs = near.open_sketches(
+                [*sketches, *(one.path for one in old)], self.settings, without, passages, folders
+            )
+            with closing(passages):
+                return near.resolve(inputs, self.settings, priority, memory, threads)
+
+    def _scratch(self) -> Path | None:
+        """Where working files go: beside the output where there is one."""
+        if self.out is None:
+            return None
+        place = self.out / ".work"
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def _home(self, path: pa.Table | Path) -> Home:
+        """Where the texts of a sketch of this run lie: what the map stages kept, or a finished unit's files."""
+        from curate.stages.passages import Home
+
+        if not isinstance(path, Path) or self.out is None:
+            raise TypeError("sketches that are tables come with the texts they were made of")
+        kept = self.out / ".work" / "kept" / path.name
+        if kept.exists():
+            return Home(kept=kept)
+        name = f"{path.stem}.parquet"
+        archives = (self.out / "records" / name, *sorted((self.out / "removed").glob(f"*/{name}")))
+        return Home(archives=tuple(one for one in archives if one.exists()), name=str(self.out))
 
     def facts(self, resolved: pa.Table) -> dict[str, Any]:
         """Clusters, similarities, who duplicates whom, and how many candidates there were."""
@@ -125,7 +168,8 @@ class MinhashStage:
         size = resolved.num_rows
         similarity = resolved.column("similarity")
         columns = {
-            **{name: resolved.column(name) for name in ("sketch", "position", "id", "twin_source")},
+            **{name: resolved.column(name) for name in ("sketch", "position", "id")},
+            "twin_source": own_twins(resolved),
             "stage": pa.array([self.name] * size, pa.string()),
             "rule": pa.array([self.rule] * size, pa.string()),
             "value": similarity,
@@ -134,32 +178,46 @@ class MinhashStage:
             "evidence": resolved.column("evidence"),
             "similarity": similarity,
         }
-        lead = [resolved.schema.field(name) for name in ("sketch", "position", "id", "twin_source")]
+        lead = [resolved.schema.field(name) for name in ("sketch", "position", "id")]
+        lead.append(pa.field("twin_source", pa.string()))
         return pa.table(columns, schema=pa.schema([*lead, *VERDICT_FIELDS]))
+
+
+def chosen(messages: Messages, key: str) -> NDArray[np.bool_]:
+    """Which messages a key takes."""
+    size = len(messages.roles)
+    if key == "conversation":
+        return np.asarray(messages.roles != SYSTEM)
+    picked = np.zeros(size, np.bool_)
+    if key == "first-user":
+        users = np.flatnonzero(messages.roles == USER)
+        picked[users[np.unique(messages.rows[users], return_index=True)[1]]] = True
+        return picked
+    answers = messages.last(messages.roles == ASSISTANT)
+    if key == "response":
+        picked[answers[answers >= 0]] = True
+        return picked
+    ends = np.where(answers >= 0, answers, messages.starts[1:])
+    return np.asarray((messages.roles != SYSTEM) & (np.arange(size) < ends[messages.rows]))
+
+
+def key_parts(messages: Messages, key: str) -> Parts:
+    """The key text of each record, its messages as parts: views of the column where messages are content alone."""
+    from curate.shingles import Parts
+
+    mask = chosen(messages, key)
+    data, at = buffers(_spoken(messages))
+    bounds = np.concatenate([[0], np.cumsum(mask)])[messages.starts]
+    if mask.all():
+        return Parts(data, at[:-1], at[1:], bounds)
+    return Parts(data, at[:-1][mask], at[1:][mask], bounds)
 
 
 def key_texts(messages: Messages, key: str) -> Any:
     """The key text of each record as a large_string array; "" where a record has no such message."""
-    starts, size = messages.starts, len(messages.roles)
-    chosen = np.zeros(size, np.bool_)
-    if key == "conversation":
-        chosen = messages.roles != SYSTEM
-    elif key == "first-user":
-        users = np.flatnonzero(messages.roles == USER)
-        first = np.unique(messages.rows[users], return_index=True)[1]
-        chosen[users[first]] = True
-    else:
-        answers = messages.last(messages.roles == ASSISTANT)
-        if key == "response":
-            chosen[answers[answers >= 0]] = True
-        else:
-            ends = np.where(answers >= 0, answers, starts[1:])
-            chosen = (messages.roles != SYSTEM) & (np.arange(size) < ends[messages.rows])
-    parts = _spoken(messages).filter(pa.array(chosen))
-    bounds = np.concatenate([[0], np.cumsum(chosen)])[starts]
-    if len(parts) == len(starts) - 1 and np.array_equal(bounds, np.arange(len(starts))):
-        return parts
-    lists = pa.LargeListArray.from_arrays(pa.array(bounds.astype(np.int64)), parts)
+    mask = chosen(messages, key)
+    bounds = np.concatenate([[0], np.cumsum(mask)])[messages.starts]
+    lists = pa.LargeListArray.from_arrays(pa.array(bounds.astype(np.int64)), _spoken(messages).filter(pa.array(mask)))
     return joined(pc.binary_join(lists, pa.scalar("\n", pa.large_string())))
 
 
@@ -195,5 +253,5 @@ def check_stamp(schema: pa.Schema, settings: MinhashSettings, name: str) -> None
     if found != wanted:
         raise UsageError(
             f"{name}: sketched under {found or 'an unknown scheme'}, but this run compares {wanted}",
-            hint="run `curate filter` again with the settings of the older output, or sketch both anew",
+            hint="run both with the same --key, --ngram, --bands, --rows and seed: curate minhash OUT OTHER makes one anew",
         )

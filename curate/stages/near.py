@@ -17,51 +17,46 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate import bands, neighbours
 from curate.clusters import ORDER_FIELDS, keep_order
-from curate.evidence import shared_spans
 from curate.foundation.store import canonical
 from curate.shingles import write_shingles
-from curate.stages.minhash import PLACE, check_stamp
+from curate.stages.minhash import check_stamp
 from curate.stages.minhash_settings import MinhashSettings
+from curate.stages.near_rows import verdict_rows
+from curate.stages.passages import Passages
 
 Ints = NDArray[np.int64]
 
-PLACES: Final = (
-    pa.field("source", pa.string(), nullable=False),
-    pa.field("file", pa.string(), nullable=False),
-    pa.field("row", pa.int64(), nullable=False),
-    pa.field("part", pa.int32(), nullable=False),
-)
-RESOLVED_SCHEMA: Final = pa.schema(
-    [
-        pa.field("sketch", pa.int32(), nullable=False),
-        pa.field("position", pa.int64(), nullable=False),
-        *PLACES,
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("twin_id", pa.string(), nullable=False),
-        *(field.with_name(f"twin_{field.name}") for field in PLACES),
-        pa.field("similarity", pa.float64(), nullable=False),
-        pa.field("evidence", pa.large_string(), nullable=False),
-    ]
-)
-SHOWN: Final = 2_048  # removed records whose texts are looked at together
 COUNTS: Final = b"counts"
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """All sketches as record batches, memory-mapped where they are files; record i of batch b is `starts[b] + i`."""
+    """All sketches as record batches, memory-mapped where they are files; record i of batch b is `starts[b] + i`.
+
+    `sketch` is the sketch of each batch, `folders` the earlier output that each sketch is from, None for this run's.
+    """
 
     batches: Sequence[Any]
     sketch: Ints
     starts: Ints
     live: NDArray[np.bool_]
+    texts: Passages
+    folders: Sequence[str | None]
+
+    @property
+    def fresh(self) -> int:
+        """How many records are this run's; those of earlier outputs come after them."""
+        own = sum(folder is None for folder in self.folders)
+        return int(self.starts[np.searchsorted(self.sketch, own)])
+
+    def owners(self, records: Ints) -> Ints:
+        """The sketch that each record is in."""
+        return self.sketch[np.searchsorted(self.starts, records, side="right") - 1]
 
     def places(self, records: Ints) -> Iterator[tuple[int, Ints, Ints]]:
         """For each batch that holds some of `records`: the batch, which of `records`, and their rows in it."""
@@ -84,13 +79,18 @@ class Inputs:
 
 
 def open_sketches(
-    sketches: Sequence[pa.Table | Path], settings: MinhashSettings, gone: Sequence[Ints] | None = None
+    sketches: Sequence[pa.Table | Path],
+    settings: MinhashSettings,
+    gone: Sequence[Ints] | None,
+    texts: Passages,
+    folders: Sequence[str | None],
 ) -> Inputs:
     """Open sketches, check that they can be compared, and mark who takes part: records with words, not yet gone."""
     batches, owners, live = [], [], [np.empty(0, np.bool_)]
     for number, item in enumerate(sketches):
         table = item if isinstance(item, pa.Table) else _mapped(item)
-        check_stamp(table.schema, settings, f"sketch {number}" if isinstance(item, pa.Table) else item.name)
+        name = folders[number] or (f"sketch {number}" if isinstance(item, pa.Table) else item.name)
+        check_stamp(table.schema, settings, name)
         for batch in table.to_batches():
             if batch.num_rows == 0:
                 continue
@@ -101,7 +101,7 @@ def open_sketches(
                 here &= ~np.isin(batch.column("position").to_numpy(), gone[number])
             live.append(here)
     starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in batches])]).astype(np.int64)
-    return Inputs(batches, np.array(owners, np.int64), starts, np.concatenate(live))
+    return Inputs(batches, np.array(owners, np.int64), starts, np.concatenate(live), texts, folders)
 
 
 def _mapped(path: Path) -> pa.Table:
@@ -109,36 +109,69 @@ def _mapped(path: Path) -> pa.Table:
         return pa.ipc.open_file(source).read_all()
 
 
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The records with a possible twin, component by component, each in keep order.
+
+    `stays` marks those of earlier outputs. Component c is starts[c]:starts[c + 1].
+    """
+
+    record: Ints
+    sketch: Ints
+    position: Ints
+    shingles: Ints
+    stays: NDArray[np.bool_]
+    starts: Ints
+
+    def part(self, first: int, last: int) -> Members:
+        """The components first:last."""
+        low, high = self.starts[first], self.starts[last]
+        columns = (self.record, self.sketch, self.position, self.shingles, self.stays)
+        return Members(*(column[low:high] for column in columns), self.starts[first : last + 1] - low)  # type: ignore[arg-type]
+
+
 def resolve(
     inputs: Inputs, settings: MinhashSettings, priority: Mapping[str, int], memory: int, threads: int
 ) -> pa.Table:
     """The records that go, under RESOLVED_SCHEMA, by (source, file, row, part); counts are in the schema's metadata."""
     parent = bands.components(_band_blocks(inputs, settings, memory, threads), inputs.live, threads)
-    sizes = np.bincount(parent, minlength=len(parent)) if len(parent) else np.zeros(0, np.int64)
-    members = np.flatnonzero(sizes[parent] > 1) if len(parent) else np.zeros(0, np.int64)
-    del sizes
-    counts = {"candidates": len(members), "compared": 0, "removed": 0}
-    if not len(members):
-        return _table(inputs, settings, members, members, np.zeros(0), counts, threads)
-    known = inputs.take(members, [*(field.name for field in ORDER_FIELDS), "shingles"])
-    order = keep_order(known, priority, parent[members].astype(np.int64))
-    members = members[order]
-    lengths = known.column("shingles").to_numpy().astype(np.int64)[order]
-    del known
-    groups = parent[members]
-    starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1], [True]]))
-    twin = np.full(len(members), -1, np.int64)
-    similarity = np.zeros(len(members))
-    for first, last in _parts(starts, lengths, memory // 16):
-        part = slice(starts[first], starts[last])
-        counts["compared"] += _settle(
-            inputs, settings, members[part], lengths[part], starts[first : last + 1] - starts[first], memory, threads,
-            twin[part], similarity[part],
-        )  # fmt: skip
-        twin[part][twin[part] >= 0] += starts[first]
+    members = _members(inputs, parent, priority)
+    del parent
+    size = len(members.record)
+    counts = {"candidates": size, "compared": 0, "removed": 0}
+    twin, similarity = np.full(size, -1, np.int64), np.zeros(size)
+    for first, last in _parts(members.starts, members.shingles, memory // 16):
+        low, high = members.starts[first], members.starts[last]
+        part = members.part(first, last)
+        counts["compared"] += _settle(inputs, settings, part, memory, threads, twin[low:high], similarity[low:high])
+        twin[low:high][twin[low:high] >= 0] += low
     away = np.flatnonzero(twin >= 0)
     counts["removed"] = len(away)
-    return _table(inputs, settings, members[away], members[twin[away]], similarity[away], counts, threads)
+    table = verdict_rows(inputs, settings, members, away, twin[away], similarity[away], memory, threads)
+    return table.replace_schema_metadata({COUNTS: canonical(counts).encode()})
+
+
+def _members(inputs: Inputs, parent: NDArray[np.int32], priority: Mapping[str, int]) -> Members:
+    """Who is in a component with a record of this run and one more; their texts are made readable."""
+    size = len(parent)
+    sizes = np.bincount(parent, minlength=size) if size else np.zeros(0, np.int64)
+    sizes[np.bincount(parent[: inputs.fresh], minlength=size) == 0 if size else slice(0)] = 0
+    found = np.flatnonzero(sizes[parent] > 1) if size else np.zeros(0, np.int64)
+    del sizes
+    if not len(found):
+        none = np.zeros(0, np.int64)
+        return Members(none, none, none, none, np.zeros(0, np.bool_), np.zeros(1, np.int64))
+    known = inputs.take(found, [*(field.name for field in ORDER_FIELDS), "id", "position", "shingles"])
+    sketch, position = inputs.owners(found), known.column("position").to_numpy()
+    inputs.texts.open(sketch, position, known.column("id"))
+    ranks = {None: 0} | {folder: at for at, folder in enumerate(dict.fromkeys(inputs.folders)) if folder is not None}
+    ahead = np.array([ranks[folder] - len(ranks) if folder is not None else 0 for folder in inputs.folders])[sketch]
+    groups = parent[found].astype(np.int64)
+    order = keep_order(known, priority, groups, ahead)
+    groups = groups[order]
+    starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1], [True]]))
+    shingles = known.column("shingles").to_numpy().astype(np.int64)[order]
+    return Members(found[order], sketch[order], position[order], shingles, ahead[order] < 0, starts)
 
 
 def _band_blocks(inputs: Inputs, settings: MinhashSettings, memory: int, threads: int) -> Iterator[NDArray[np.uint64]]:
@@ -176,35 +209,34 @@ def _parts(starts: Ints, lengths: Ints, budget: int) -> Iterator[tuple[int, int]
 def _settle(
     inputs: Inputs,
     settings: MinhashSettings,
-    records: Ints,
-    lengths: Ints,
-    starts: Ints,
+    members: Members,
     memory: int,
     threads: int,
     twin: Ints,
     similarity: NDArray[np.float64],
 ) -> int:
-    """Settle some components, `records` in keep order, component by component; returns the comparisons made."""
-    at = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    sizes = np.zeros(len(records), np.int64)
+    """Settle some components; returns the comparisons made."""
+    at = np.concatenate([[0], np.cumsum(members.shingles)]).astype(np.int64)
+    sizes = np.zeros(len(members.record), np.int64)
+    starts = members.starts
     with _scratch(int(at[-1]), memory) as sets, ThreadPoolExecutor(threads) as pool:
 
         def load(place: tuple[int, Ints, Ints]) -> None:
-            index, mine, rows = place
-            write_shingles(inputs.batches[index].column("text"), rows, settings.ngram, at[mine], sets)
+            chunk, mine, rows = place
+            write_shingles(inputs.texts.parts(chunk), rows, settings.ngram, at[mine], sets)
 
         def settle(part: tuple[int, int]) -> int:
             first, last = part
             low, high = starts[first], starts[last]
             neighbours.distinct(sets, at[low : high + 1], sizes[low:high])
             made: int = neighbours.settle(
-                starts[first : last + 1], sets, at, sizes, settings.threshold, twin, similarity
+                starts[first : last + 1], sets, at, sizes, members.stays, settings.threshold, twin, similarity
             )
             return made
 
-        list(pool.map(load, inputs.places(records)))
+        list(pool.map(load, inputs.texts.places(members.sketch, members.position)))
         share = max(1, int(at[-1]) // (4 * threads))
-        return sum(pool.map(settle, _parts(starts, lengths, share)))
+        return sum(pool.map(settle, _parts(starts, members.shingles, share)))
 
 
 @contextmanager
@@ -215,55 +247,3 @@ def _scratch(size: int, memory: int) -> Iterator[NDArray[np.uint64]]:
         return
     with tempfile.NamedTemporaryFile(prefix="gristmill-") as file:
         yield np.memmap(file.name, np.uint64, "w+", shape=(size,)).view(np.ndarray)
-
-
-def _table(
-    inputs: Inputs,
-    settings: MinhashSettings,
-    away: Ints,
-    twins: Ints,
-    similarity: NDArray[np.float64],
-    counts: Mapping[str, int],
-    threads: int,
-) -> pa.Table:
-    """RESOLVED_SCHEMA rows with evidence, in the order of source, file, row and part."""
-    schema = RESOLVED_SCHEMA.with_metadata({COUNTS: canonical(dict(counts)).encode()})
-    if not len(away):
-        return schema.empty_table()
-    here = inputs.take(away, [*PLACE, "id", "position"])
-    order = pc.sort_indices(here, [(name, "ascending") for name in PLACE]).to_numpy()
-    here, away, twins, similarity = here.take(pa.array(order)), away[order], twins[order], similarity[order]
-    there = inputs.take(twins, [*PLACE, "id"])
-    owners = inputs.sketch[np.searchsorted(inputs.starts, away, side="right") - 1]
-    columns = {
-        "sketch": pa.array(owners.astype(np.int32)),
-        **{name: here.column(name) for name in ("position", *PLACE, "id")},
-        "twin_id": there.column("id"),
-        **{f"twin_{name}": there.column(name) for name in PLACE},
-        "similarity": pa.array(similarity),
-        "evidence": pa.chunked_array(list(_evidence(inputs, settings, away, twins, there, threads)), pa.large_string()),
-    }
-    return pa.table(columns, schema=schema)
-
-
-def _evidence(
-    inputs: Inputs, settings: MinhashSettings, away: Ints, twins: Ints, there: pa.Table, threads: int
-) -> Iterator[Any]:
-    """Canonical JSON for each removed record: key, twin, and spans [from, to) in characters of both key texts."""
-
-    def show(start: int) -> Any:
-        part = slice(start, start + SHOWN)
-        texts = [inputs.take(side[part], ["text"]).column("text").combine_chunks() for side in (away, twins)]
-        spans = shared_spans(texts[0], texts[1], settings.ngram)
-        places = there.slice(start, SHOWN).select(list(PLACE)).to_pylist()
-        rows = [
-            orjson.dumps(
-                {"key": settings.key, "spans": [{"here": a, "twin": b} for a, b in found], "twin": place},
-                option=orjson.OPT_SORT_KEYS,
-            )
-            for place, found in zip(places, spans, strict=True)
-        ]
-        return pa.array(rows, pa.large_binary()).cast(pa.large_string())
-
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(show, range(0, len(away), SHOWN))

@@ -82,19 +82,22 @@ def map_stages(config: CurateConfig) -> list[MapStage]:
 
 def sketchers(config: CurateConfig, setting: Setting | None = None) -> dict[str, Reducer]:
     """The reduce stages, in stage order; `setting` is given where they will resolve, not where they only sketch."""
+    from curate.previous import open_previous
     from curate.stages.exact import ExactStage
     from curate.stages.exempt import exempting_sketch
     from curate.stages.score import ScoreStage
 
+    out = None if setting is None else setting.out
+    previous = [] if setting is None else open_previous(config.previous)
     made: dict[str, Reducer] = {}
     if "select" in config.stages and config.select.score is not None:
         made["select"] = exempting_sketch(ScoreStage(config.select.score), config.restore)
     if "exact" in config.stages:
-        made["exact"] = exempting_sketch(ExactStage(config.exact), config.restore)
+        made["exact"] = exempting_sketch(ExactStage(config.exact, previous), config.restore)
     if "minhash" in config.stages:
         from curate.stages.minhash import MinhashStage
 
-        made["minhash"] = exempting_sketch(MinhashStage(config.minhash), config.restore)
+        made["minhash"] = exempting_sketch(MinhashStage(config.minhash, out, previous), config.restore)
     return made
 
 

@@ -73,21 +73,24 @@ class Messages:
 
 
 class _Latest:
-    """The messages of the table unfolded last, so that stages in a row measure a batch once; dropped with the table."""
+    """The messages of the table unfolded last, so that stages in a row measure a batch once; dropped with the table.
 
-    table: Any = None
-    messages: Messages | None = None
+    Table and messages are one value: threads unfold at the same time.
+    """
+
+    pair: tuple[Any, Messages] | None = None
 
     @classmethod
     def drop(cls, reference: Any) -> None:
-        if cls.table is reference:
-            cls.table, cls.messages = None, None
+        if cls.pair is not None and cls.pair[0] is reference:
+            cls.pair = None
 
 
 def unfold(table: pa.Table) -> Messages:
     """The messages of a table under `record.SCHEMA`; the same object for the same table (tables do not change)."""
-    if _Latest.table is not None and _Latest.table() is table and _Latest.messages is not None:
-        return _Latest.messages
+    latest = _Latest.pair
+    if latest is not None and latest[0]() is table:
+        return latest[1]
     column = whole(table.column("messages"))
     offsets = np.asarray(column.offsets.to_numpy(zero_copy_only=False)).astype(np.int64)
     if len(column) == 0:
@@ -96,7 +99,7 @@ def unfold(table: pa.Table) -> Messages:
     names = [struct.type.field(i).name for i in range(struct.type.num_fields)]
     children = struct.flatten() if struct.null_count else [struct.field(i) for i in range(len(names))]
     messages = Messages(starts=offsets - offsets[0], fields=dict(zip(names, children, strict=True)))
-    _Latest.table, _Latest.messages = weakref.ref(table, _Latest.drop), messages
+    _Latest.pair = weakref.ref(table, _Latest.drop), messages
     return messages
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from curate.clusters import ORDER_FIELDS, keep_order, survivors
-from curate.foundation.errors import UsageError
+from curate.foundation.errors import DataError, UsageError
 from curate.foundation.store import canonical
 from curate.record import Message, Record, to_table
 from curate.shingles import shingles_of
@@ -54,7 +56,7 @@ def resolve(records: Iterable[Record], settings: MinhashSettings | None = None, 
     table = to_table(records)
     step = -(-table.num_rows // parts) if table.num_rows else 1
     cuts = [table.slice(start, step) for start in range(0, max(table.num_rows, 1), step)]
-    return stage.resolve([stage.sketch(cut) for cut in cuts], more.pop("priority", {}), **more)
+    return stage.resolve([stage.sketch(cut) for cut in cuts], more.pop("priority", {}), texts=cuts, **more)
 
 
 def decided(resolved: pa.Table) -> list[tuple]:
@@ -172,11 +174,12 @@ def test_verdicts_name_twin_jaccard_and_the_longest_shared_spans():
         0, "Say: “the quick brown fox jumps over the lazy dog” twice in a loud voice, then stop and rest.", "k"
     )
     stage = MinhashStage(MinhashSettings(threshold=0.7))
-    verdict = stage.verdicts(stage.resolve([stage.sketch(to_table([twin, here]), 7)], {}))
+    table = to_table([twin, here])
+    verdict = stage.verdicts(stage.resolve([stage.sketch(table)], {}, texts=[table]))
     assert verdict.schema.names[-len(VERDICT_FIELDS) :] == [field.name for field in VERDICT_FIELDS]
     (row,) = verdict.to_pylist()
     one, two = shingles_of([here.messages[0].content, twin.messages[0].content + "\nk"], 5)
-    assert row["position"] == 8
+    assert row["position"] == 1
     assert row["twin_id"] == twin.id
     assert row["similarity"] == row["value"] == len(one & two) / len(one | two)
     evidence = json.loads(row["evidence"])
@@ -237,22 +240,46 @@ def test_keys_take_the_messages_they_name():
     assert key_texts(messages, "first-user").to_pylist() == ["u1", ""]
 
 
-def test_sketches_on_disk_give_what_sketches_in_memory_give(tmp_path: Path):
-    stage = MinhashStage(MinhashSettings())
-    tables = [stage.sketch(to_table(part)) for part in (corpus(6)[:150], corpus(6)[150:])]
-    paths = []
+def stored(out: Path, stage: MinhashStage, tables: Sequence[pa.Table]) -> list[Path]:
+    """Sketches and kept records as a run under way has them, in small batches."""
+    (out / ".work/kept").mkdir(parents=True)
+    (out / "sketches/minhash").mkdir(parents=True)
     for number, table in enumerate(tables):
-        paths.append(tmp_path / f"{number}.arrow")
-        with pa.ipc.new_file(str(paths[-1]), table.schema) as writer:
-            writer.write_table(table, max_chunksize=40)
-    assert stage.resolve(paths, {}).equals(stage.resolve(tables, {}))
+        for path, content in (("sketches/minhash", stage.sketch(table)), (".work/kept", table)):
+            with pa.ipc.new_file(str(out / path / f"{number}.arrow"), content.schema) as writer:
+                writer.write_table(content, max_chunksize=40)
+    return sorted((out / "sketches/minhash").iterdir())
+
+
+def test_files_give_what_tables_give_and_so_do_the_records_of_a_finished_run(tmp_path: Path):
+    tables = [to_table(part) for part in (corpus(6)[:150], corpus(6)[150:])]
+    stage = MinhashStage(MinhashSettings(), tmp_path)
+    paths = stored(tmp_path, stage, tables)
+    wanted = stage.resolve([stage.sketch(table) for table in tables], {}, texts=tables)
+    assert wanted.num_rows > 50
+    assert stage.resolve(paths, {}).equals(wanted)
+    gone = set(wanted.column("id").to_pylist())
+    for folder in ("records", "removed/minhash"):
+        (tmp_path / folder).mkdir(parents=True)
+    for number, table in enumerate(tables):  # as a finished run leaves them: the order is another, .work is empty
+        away = pa.array([one in gone for one in table.column("id").to_pylist()])
+        pq.write_table(table.filter(pc.invert(away)), tmp_path / f"records/{number}.parquet")
+        pq.write_table(table.filter(away), tmp_path / f"removed/minhash/{number}.parquet")
+        (tmp_path / f".work/kept/{number}.arrow").unlink()
+    assert stage.resolve(paths, {}).equals(wanted)
+    assert not list((tmp_path / ".work").glob("gristmill*"))
+    (tmp_path / "removed/minhash/0.parquet").unlink()
+    with pytest.raises(DataError) as caught:
+        stage.resolve(paths, {})
+    assert "--overwrite" in caught.value.hint
 
 
 def test_sketches_of_another_scheme_are_refused_with_a_hint():
-    sketch = MinhashStage(MinhashSettings(seed=2)).sketch(to_table([record(0, "a text of some words")]))
+    table = to_table([record(0, "a text of some words")])
+    sketch = MinhashStage(MinhashSettings(seed=2)).sketch(table)
     with pytest.raises(UsageError) as caught:
-        MinhashStage(MinhashSettings()).resolve([sketch], {})
-    assert "curate filter" in caught.value.hint
+        MinhashStage(MinhashSettings()).resolve([sketch], {}, texts=[table])
+    assert "curate minhash" in caught.value.hint
 
 
 @pytest.mark.shared

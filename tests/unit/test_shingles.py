@@ -7,7 +7,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from curate.shingles import permutations, shingle_hash, shingle_hash64, shingles_of, signatures, write_shingles
+from curate.shingles import (
+    permutations,
+    shingle_hash,
+    shingle_hash64,
+    shingles_of,
+    signatures,
+    whole_texts,
+    write_shingles,
+)
 from curate.words import words
 
 A, B = permutations(24, seed=1)
@@ -18,7 +26,7 @@ def kernel_sets(texts: list[str], ngram: int) -> tuple[list[set[int]], list[int]
     """What the kernels find, by way of the counts that the signatures report."""
     import numpy as np
 
-    array = pa.array(texts, pa.large_string())
+    array = whole_texts(pa.array(texts, pa.large_string()))
     _, counts = signatures(array, ngram, A, B)
     at = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     out = np.zeros(int(at[-1]), np.uint64)
@@ -60,7 +68,7 @@ def test_short_texts_are_one_shingle_of_their_own_length():
 
 @pytest.mark.parametrize("text", ["", "...!?", "😀 🎉", "\u200f\u200e", "\n\t "])
 def test_a_text_without_words_has_no_shingles_and_an_empty_signature(text):
-    values, counts = signatures(pa.array([text], pa.large_string()), 5, A, B)
+    values, counts = signatures(whole_texts(pa.array([text], pa.large_string())), 5, A, B)
     assert counts.tolist() == [0]
     assert (values == 0xFFFFFFFF).all()
 
@@ -77,6 +85,6 @@ def test_the_exported_hash_is_the_low_half():
 
 def test_a_slice_of_an_array_is_read_from_its_offset():
     array = pa.array(["zero", "one two", "drei vier", "fünf"], pa.large_string())
-    whole, _ = signatures(array, 2, A, B)
-    part, _ = signatures(array.slice(1, 3), 2, A, B)
+    whole, _ = signatures(whole_texts(array), 2, A, B)
+    part, _ = signatures(whole_texts(array.slice(1, 3)), 2, A, B)
     assert (whole[1:] == part).all()

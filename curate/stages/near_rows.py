@@ -1,0 +1,129 @@
+"""The decisions of `near.resolve` as rows, with the evidence for each: twin, similarity, and what both texts share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from curate.evidence import spans_of
+from curate.shingles import joined_texts
+from curate.stages.minhash import PLACE
+from curate.stages.minhash_settings import MinhashSettings
+
+if TYPE_CHECKING:
+    from curate.stages.near import Inputs, Members
+
+Ints = NDArray[np.int64]
+Texts = tuple[NDArray[np.uint8], Ints]  # bytes and offsets
+
+PLACES: Final = (
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("file", pa.string(), nullable=False),
+    pa.field("row", pa.int64(), nullable=False),
+    pa.field("part", pa.int32(), nullable=False),
+)
+RESOLVED_SCHEMA: Final = pa.schema(
+    [
+        pa.field("sketch", pa.int32(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        *PLACES,
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("twin_id", pa.string(), nullable=False),
+        *(field.with_name(f"twin_{field.name}") for field in PLACES),
+        pa.field("similarity", pa.float64(), nullable=False),
+        pa.field("evidence", pa.large_string(), nullable=False),
+    ]
+)
+FOLDER: Final = pa.field("twin_folder", pa.string())  # the earlier output that holds the twin; null: this run
+SHOWN: Final = 2_048  # pairs at least whose texts are looked at together
+
+
+def verdict_rows(
+    inputs: Inputs,
+    settings: MinhashSettings,
+    members: Members,
+    away: Ints,
+    twins: Ints,
+    similarity: NDArray[np.float64],
+    memory: int,
+    threads: int,
+) -> pa.Table:
+    """RESOLVED_SCHEMA rows, and `twin_folder`, for members `away`, in the order of source, file, row and part."""
+    if not len(away):
+        return RESOLVED_SCHEMA.append(FOLDER).empty_table()
+    here = inputs.take(members.record[away], [*PLACE, "id"])
+    order = pc.sort_indices(here, [(name, "ascending") for name in PLACE]).to_numpy()
+    here, away, twins, similarity = here.take(pa.array(order)), away[order], twins[order], similarity[order]
+    there = inputs.take(members.record[twins], [*PLACE, "id"])
+    folders = [inputs.folders[owner] for owner in members.sketch[twins].tolist()]
+    evidence = _evidence(inputs, settings, members, away, twins, there, folders, memory, threads)
+    columns = {
+        "sketch": pa.array(members.sketch[away].astype(np.int32)),
+        "position": pa.array(members.position[away]),
+        **{name: here.column(name) for name in (*PLACE, "id")},
+        "twin_id": there.column("id"),
+        **{f"twin_{name}": there.column(name) for name in PLACE},
+        "similarity": pa.array(similarity),
+        "evidence": pa.chunked_array(list(evidence), pa.large_string()),
+        "twin_folder": pa.array(folders, pa.string()),
+    }
+    return pa.table(columns, schema=RESOLVED_SCHEMA.append(FOLDER))
+
+
+def _evidence(
+    inputs: Inputs,
+    settings: MinhashSettings,
+    members: Members,
+    away: Ints,
+    twins: Ints,
+    there: pa.Table,
+    folders: Sequence[str | None],
+    memory: int,
+    threads: int,
+) -> Iterator[Any]:
+    """Canonical JSON for each removed record: key, twin, and spans [from, to) in characters of both key texts."""
+    # Texts of many pairs at once: each pass looks into every chunk that holds a twin.
+    size = max(SHOWN, min(-(-len(away) // (4 * threads)), memory // (64 << 10)))
+
+    def show(start: int) -> Any:
+        part = slice(start, start + size)
+        texts = [_texts(inputs, members, side[part]) for side in (away, twins)]
+        spans, counts = spans_of(texts[0], texts[1], settings.ngram)
+        places = there.slice(start, size).select(list(PLACE)).to_pylist()
+        rows = [
+            orjson.dumps(
+                {
+                    "key": settings.key,
+                    "spans": [{"here": one[:2], "twin": one[2:]} for one in found[:count]],
+                    "twin": place if folder is None else place | {"folder": folder},
+                },
+                option=orjson.OPT_SORT_KEYS,
+            )
+            for place, folder, found, count in zip(places, folders[part], spans.tolist(), counts.tolist(), strict=True)
+        ]
+        return pa.array(rows, pa.large_binary()).cast(pa.large_string())
+
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(show, range(0, len(away), size))
+
+
+def _texts(inputs: Inputs, members: Members, wanted: Ints) -> Texts:
+    """The key texts of some members, one after the other."""
+    found = []
+    sizes = np.zeros(len(wanted), np.int64)
+    for chunk, mine, rows in inputs.texts.places(members.sketch[wanted], members.position[wanted]):
+        parts = inputs.texts.parts(chunk)
+        sizes[mine] = parts.sizes()[rows]
+        found.append((parts, mine, rows))
+    at = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    out = np.empty(int(at[-1]), np.uint8)
+    for parts, mine, rows in found:
+        joined_texts(parts, rows, out, at[mine])
+    return out, at
