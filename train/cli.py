@@ -9,6 +9,7 @@ import typer
 
 from curate.foundation import options
 from curate.foundation.console import Console, run
+from curate.foundation.remote import Session, writing
 
 app = typer.Typer(
     name="train",
@@ -113,13 +114,19 @@ def run_command(
         "resume": resume,
     }
     console = Console(as_json=as_json, quiet=quiet)
+    session = Session()
+    shards = Path(session.read(shards))
     resolved = commands.settings(shards, recipe, sets or [], flags)
     if print_config:
         console.result(*commands.show_config(resolved))
     elif dry_run:
-        console.result(*commands.plan(shards, resolved))
+        console.result(*session.said(commands.plan(shards, resolved)))
+    elif out is None:
+        console.result(*session.said(commands.run(shards, out, resolved, console, overwrite=overwrite, cards=cards)))
     else:
-        console.result(*commands.run(shards, out, resolved, console, overwrite=overwrite, cards=cards))
+        with writing(session, out, "train run") as target:
+            said = commands.run(shards, target, resolved, console, overwrite=overwrite, cards=cards)
+        console.result(*session.said(said))
 
 
 @app.command("check")

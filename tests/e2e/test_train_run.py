@@ -157,11 +157,32 @@ def test_every_row_of_an_epoch_counts_once(tmp_path, shards, whole):
     assert first == lines(whole)[0]["eval_loss"], "the eval loss of the same start does not depend on the batch"
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path, shards, whole):
-    """Gradients and losses of 2 x 2 rows equal 1 x 4, with unequal trained-token counts."""
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, shards):
+    """The same run by two gloo processes, and what it printed."""
+    run = tmp_path_factory.mktemp("pair") / "run"
     done = subprocess.run(command(shards, run, "--num-processes", "2"), env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return run, done
+
+
+def test_two_processes_killed_on_the_way_go_on_to_the_same_bytes(tmp_path, shards, pair):
+    run, words = tmp_path / "run", ["--num-processes", "2"]
+    process = subprocess.Popen(command(shards, run, *words), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: checkpoint.saved(run), process, 300)
+    process.kill()
+    process.communicate()
+    (run / "manifest.json").unlink(missing_ok=True)
+    for path in checkpoint.saved(run)[2:]:  # it was faster than the kill
+        shutil.rmtree(path)
+    done = subprocess.run(command(shards, run, *words), env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0 and "going on from step-" in done.stderr
+    assert weights(run) == weights(pair[0]) and lines(run) == lines(pair[0])
+
+
+def test_two_processes_take_the_steps_of_one(whole, pair):
+    """Gradients and losses of 2 x 2 rows equal 1 x 4, with unequal trained-token counts."""
+    run, done = pair
     assert json.loads(done.stdout)["world"] == 2
     for ours, theirs in zip(lines(run), lines(whole), strict=True):
         key = "loss" if "loss" in ours else "eval_loss"
