@@ -38,9 +38,7 @@ class Facets:
     """Scores and clusters of the records of a build, in the order of `documents`."""
 
     def __init__(self, tokens: TokenStore, documents: Documents, units: Sequence[Unit]) -> None:
-        numbers = documents.number[documents.first]
-        self._owner, self._row = tokens.owner[numbers], tokens.column("row")[numbers]
-        self._units = units
+        self._tokens, self._documents, self._units = tokens, documents, units
 
     @cached_property
     def scores(self) -> npt.NDArray[np.float64]:
@@ -64,14 +62,16 @@ class Facets:
 
         import pyarrow.parquet as pq
 
-        out = np.empty(len(self._row), dtype=np.float64 if name == "score" else object)
+        numbers = self._documents.number[self._documents.first]
+        owner, places = self._tokens.owner[numbers], self._tokens.column("row")[numbers]
+        out = np.empty(len(places), dtype=np.float64 if name == "score" else object)
         for code, unit in enumerate(self._units):
-            mine = np.flatnonzero(self._owner == code)
+            mine = np.flatnonzero(owner == code)
             with pq.ParquetFile(Path(unit.records) / unit.file) as file:
                 edges = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
                 groups = np.flatnonzero((edges[1:] > unit.first) & (edges[:-1] < unit.last)).tolist()
                 column = file.read_row_groups(groups, columns=[name]).column(0)
-            out[mine] = column.to_numpy()[self._row[mine] - int(edges[groups[0]])] if len(mine) else []
+            out[mine] = column.to_numpy()[places[mine] - int(edges[groups[0]])] if len(mine) else []
         return out
 
 

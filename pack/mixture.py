@@ -74,8 +74,9 @@ def held_for_eval(content: npt.NDArray[np.uint64], fraction: float) -> Bools:
 
 
 def draw_order(ids: Words, seen: Ints, seed: int) -> npt.NDArray[np.int64]:
-    """The order in which records are drawn: those an earlier stage drew less often first, then by keyed digest."""
-    return np.lexsort((ids[:, 1], ids[:, 0], keyed(ids, seed, DRAW), seen))
+    """The order in which records (in id order) are drawn: those drawn less often before first, then by keyed digest."""
+    key = keyed(ids, seed, DRAW)
+    return np.lexsort((key, seen)) if seen.any() else np.argsort(key, kind="stable")
 
 
 def in_pass(offset: Ints, times: Ints, passes: int, number: int) -> tuple[Bools, npt.NDArray[np.int32]]:
@@ -83,6 +84,8 @@ def in_pass(offset: Ints, times: Ints, passes: int, number: int) -> tuple[Bools,
 
     Repeat i lies in pass (offset + floor(i x passes / times)) mod passes: all distinct, and evenly spread.
     """
+    if passes == 1:
+        return times > 0, np.zeros(len(times), dtype=np.int32)
     offset, times = offset.astype(np.int64), times.astype(np.int64)
     place = (number - offset) % passes
     repeat = -(-place * times // passes)

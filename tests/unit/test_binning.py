@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pack.binning import ALGORITHMS, assign, lower_bound
+from pack.binning import ALGORITHMS, _largest_kernel, _pair_kernel, assign, lower_bound
 
 CAPACITY = 300
 lengths_of = st.lists(st.integers(1, CAPACITY), max_size=200).map(lambda values: np.array(values, dtype=np.int64))
@@ -88,3 +88,59 @@ def test_lengths_outside_the_bin_are_refused():
         assign(np.array([11]), 10)
     with pytest.raises(ValueError, match="from 1 to 10"):
         assign(np.array([0]), 10)
+
+
+def test_lengths_with_a_third_over_half_a_row_fill_at_least_997_in_a_thousand():
+    values = np.random.default_rng(3).lognormal(np.log(1850), 0.9, 300_000)
+    lengths = np.round(values[values <= 4096][:100_000]).astype(np.int64)
+    assert (lengths > 2048).mean() > 0.32
+    assert lengths.sum() / (len(assign(lengths, 4096)) * 4096) >= 0.997
+
+
+@pytest.mark.parametrize("ctx", [1024, 4096, 32_768, 131_072])
+@pytest.mark.parametrize("count", [1_000, 52_000])
+def test_chat_lengths_pack_at_the_bound_whatever_the_row(ctx, count):
+    lengths = chat_lengths(2 * count, seed=ctx)
+    lengths = lengths[lengths <= ctx][:count]
+    bound = lower_bound(lengths, ctx)
+    assert len(assign(lengths, ctx)) <= bound + max(2, bound * 0.0002)
+
+
+def test_under_full_bins_are_carried_into_the_next_window():
+    """Halves of rows in the first window wait for their other halves in the second."""
+    lengths = np.concatenate([np.full(50, 60), np.full(50, 40)])
+    assert len(assign(lengths, 100, "bfd", 50)) == 50
+    alone = sum(len(assign(part, 100, "bfd", 0)) for part in np.split(lengths, 2))
+    assert alone == 50 + 25
+
+
+exact = st.lists(st.integers(1, CAPACITY - 2), min_size=1, max_size=40)
+
+
+@settings(max_examples=100, deadline=None)
+@given(exact, st.integers(0, 2**32))
+def test_lengths_made_by_cutting_full_rows_in_two_pack_into_those_rows(cuts, seed):
+    pairs = np.array([length for cut in cuts for length in (cut, CAPACITY - cut)], dtype=np.int64)
+    lengths = np.random.default_rng(seed).permutation(pairs)
+    assert len(assign(lengths, CAPACITY)) == len(cuts)
+
+
+def pair_by_brute_force(lengths, room):
+    """The largest length that with another one sums to `room`, 0 when there is none."""
+    left = sorted(lengths, reverse=True)
+    for place, larger in enumerate(left):
+        if room - larger in left[place + 1 :] and 2 * larger >= room:
+            return larger
+    return 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, CAPACITY), min_size=1, max_size=30), st.integers(2, CAPACITY))
+def test_the_bitmaps_find_the_pair_and_the_largest_that_brute_force_finds(lengths, room):
+    count = np.bincount(lengths, minlength=CAPACITY + 1)
+    bits, mirror = np.zeros((CAPACITY >> 6) + 3, np.uint64), np.zeros(2 * (CAPACITY >> 6) + 4, np.uint64)
+    for length in lengths:
+        for words, place in ((bits, length), (mirror, CAPACITY - length)):
+            words[place >> 6] |= np.uint64(1 << (place & 63))
+    assert _pair_kernel(bits, mirror, count, room, CAPACITY, max(lengths)) == pair_by_brute_force(lengths, room)
+    assert _largest_kernel(bits, room) == max((length for length in lengths if length <= room), default=0)
