@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from curate.cards import contamination
 from curate.foundation.console import printable, redact
 from curate.record import ROLES
 
@@ -100,6 +101,8 @@ def add(total: dict[str, Any], more: Mapping[str, Any], *, keep: int = 3) -> dic
 
 def example(row: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
     """A short redacted sample of one judged record for the card: the last user and assistant texts, and the verdict."""
+    if verdict.get("stage") == contamination.STAGE:
+        return contamination.sample(row, verdict)  # the answer of an evaluation item is never shown
     parts = []
     for message in row["messages"][-2:]:
         text = " ".join((message["content"] or "").split())

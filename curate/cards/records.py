@@ -204,7 +204,8 @@ def removed_blocks(manifest: Manifest) -> list[Any]:
             "`curate restore` brings a rule's records back. Examples are shortened, and secrets in them masked."
         ),
     ]
-    for rule, shown in sorted((manifest.get("examples") or {}).items()):
+    own = {rule: shown for rule, shown in (manifest.get("examples") or {}).items() if not contamination.of_stage(rule)}
+    for rule, shown in sorted(own.items()):
         blocks += [_example(rule, item) for item in shown[:SHOWN]]
     return blocks
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from curate import facts
 from curate.cards import contamination
 from curate.cards.render import render_terminal, rendered
 
@@ -13,7 +14,7 @@ HOSTILE = (
 )
 
 
-def manifest(**facts):
+def manifest(samples=(), **facts):
     entry = {
         "name": "gsm8k",
         "items": 50,
@@ -31,7 +32,6 @@ def manifest(**facts):
         "scope": "user",
         "heatmap": {"gsm8k": {"web": 2, "books": 1}},
         "boilerplate": [],
-        "samples": [],
         **facts,
     }
     stage = {
@@ -46,6 +46,7 @@ def manifest(**facts):
         "totals": {"rows": 10, "records": 10, "kept": 6, "removed": 4},
         "sources": {},
         "stages": stages,
+        "examples": {"decontaminate.ngram": samples},
         "decontamination": contamination.summary(stages),
     }
 
@@ -156,3 +157,32 @@ def test_pieces_keep_the_text_merge_overlaps_and_cut_what_is_long():
 def test_secrets_in_evidence_are_masked():
     parts = contamination.pieces("token hf_abcdefghijklmnopqrstuvwxyz012345 here", [[0, 46]], whole=True)
     assert all("hf_abcdefghijkl" not in part for part, _ in parts)
+
+
+def test_a_sample_shows_the_match_and_never_what_was_answered():
+    row = {
+        "id": "0" * 32,
+        "source": "web",
+        "origin": {"file": "a.jsonl", "row": 3},
+        "messages": [
+            {"role": "user", "content": "Solve: Tom has 3 apples. The answer is forty-two."},
+            {"role": "assistant", "content": "forty-two"},
+        ],
+    }
+    told = {
+        "eval": "gsm8k",
+        "item": "test:1",
+        "message": 0,
+        "spans": [{"here": [7, 23], "item": [0, 16]}],
+        "item_text": "Tom has 3 apples. How many?",
+    }
+    verdict = {
+        "stage": "decontaminate",
+        "rule": "ngram",
+        "value": 0.9,
+        "evidence": json.dumps(told),
+    }
+    found = facts.example(row, verdict)
+    assert found["record"] == [["Solve: ", False], ["Tom has 3 apples", True], ["…", False]]
+    assert found["question"] == [["Tom has 3 apples", True], [". How many?", False]]
+    assert "forty-two" not in json.dumps(found)
