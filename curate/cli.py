@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from curate.cli_evals import evals
-from curate.cli_stages import Allow, show_config, stages
+from curate.cli_stages import Against, Allow, show_config, stages
 from curate.foundation import options
 from curate.foundation.console import Console, run
 from curate.foundation.executor import Spread
+from curate.foundation.remote import Session, writing
 
 app = typer.Typer(
     name="curate",
@@ -49,10 +50,13 @@ def filter_command(
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", metavar="T", help="Count tokens for the card; pack inherits it.")
     ] = None,
+    against: Against = None,
+    previous: options.Previous = None,
     allow_wipeout: Allow = False,
     recipe: options.Recipe = None,
     sets: options.Sets = None,
     workers: options.Workers = 0,
+    memory: options.Memory = None,
     executor: options.Backend = "auto",
     address: options.Address = None,
     slice_text: Annotated[
@@ -65,12 +69,15 @@ def filter_command(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Every stage in order: select, length, quality, exact; then the card."""
+    """Every stage in order: select, length, quality, exact, minhash, decontaminate; then the card."""
     from curate import commands
 
     flags = {
         "read.preference": preference,
         "select.decisions": None if decisions is None else str(decisions),
+        "decontaminate.against": against or None,
+        "previous": previous or None,
+        "minhash.memory": memory,
         "allow_wipeout": allow_wipeout or None,
         "stages": commands.chosen_stages(only, skip),
     }
@@ -80,16 +87,19 @@ def filter_command(
         show_config(console, resolved)
         return
     spread = Spread(workers, executor, overwrite, cards, address)
+    session = Session()
+    raw = str(session.read(raw))
     if dry_run:
-        console.result(*commands.plan(raw, out, resolved, sources, overwrite=overwrite))
+        console.result(*session.said(commands.plan(raw, out, resolved, sources, overwrite=overwrite)))
         return
     if slice_text is not None:
         from curate import slices
 
-        found = slices.filter_slice(raw, out, resolved, sources, tokenizer, slice_text, spread, console)
-        console.result(*found)
+        console.result(*slices.filter_slice(raw, out, resolved, sources, tokenizer, slice_text, spread, console))
         return
-    console.result(*commands.filter_raw(raw, out, resolved, sources, tokenizer, spread, console))
+    with writing(session, out, "curate filter") as target:
+        found = commands.filter_raw(raw, target, resolved, sources, tokenizer, spread, console)
+    console.result(*session.said(found))
 
 
 @app.command()
@@ -158,11 +168,34 @@ def restore(
     quiet: options.Quiet = False,
 ) -> None:
     """Bring removed records back; the later stages judge again what came back."""
-    from curate import commands
+    from curate import again
 
     console = Console(as_json=as_json, quiet=quiet)
     spread = Spread(workers, executor, False, cards, address)
-    console.result(*commands.restore(out, rule, source, ident or [], spread, console))
+    console.result(*again.restore(out, rule, source, ident or [], spread, console))
+
+
+@app.command()
+def rethreshold(
+    out: Folder,
+    embedding: Annotated[
+        float | None, typer.Option("--embedding", metavar="C", help="Cosine; stored vectors are used.")
+    ] = None,
+    minhash: Annotated[float | None, typer.Option("--minhash", metavar="J", help="Exact Jaccard.")] = None,
+    allow_wipeout: Allow = False,
+    workers: options.Workers = 0,
+    executor: options.Backend = "auto",
+    cards: options.Cards = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Decide again at another threshold, without embedding again; says what came back and what went."""
+    from curate import again
+
+    console = Console(as_json=as_json, quiet=quiet)
+    spread = Spread(workers, executor, False, cards)
+    thresholds = {"minhash": minhash, "embedding": embedding}
+    console.result(*again.rethreshold(out, thresholds, spread, console, allow_wipeout=allow_wipeout))
 
 
 @app.command()
@@ -189,7 +222,9 @@ def verify(
     """Check every digest and recount the law from the data; exit 1 naming what is wrong."""
     from curate import looking
 
-    Console(as_json=as_json, quiet=quiet).result(*looking.verify(out, deep=not shallow))
+    session = Session()
+    found = looking.verify(Path(session.read(out)), deep=not shallow)
+    Console(as_json=as_json, quiet=quiet).result(*session.said(found))
 
 
 @app.command()

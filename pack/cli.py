@@ -11,6 +11,7 @@ from curate.foundation import options
 from curate.foundation.console import Console, run
 from curate.foundation.errors import UsageError
 from curate.foundation.executor import Spread
+from curate.foundation.remote import Session, writing
 
 app = typer.Typer(
     name="pack",
@@ -93,15 +94,21 @@ def build_command(
         "seed": seed,
     }
     console = Console(as_json=as_json, quiet=quiet)
+    session = Session()
+    out = Path(session.read(out))
     found = commands.settings(out, recipe, sets or [], flags)
     if print_config:
         resolved = found[0]
         data = {"config": resolved.config.model_dump(mode="json"), "origins": resolved.origins}
         console.result(data, "\n".join(resolved.lines("pack")))
         return
-    command = commands.plan_build if dry_run else commands.build_shards
     spread = Spread(workers, executor, overwrite, cards, address)
-    console.result(*command(out, shards, found, spread, console))
+    if dry_run:
+        console.result(*session.said(commands.plan_build(out, shards, found, spread, console)))
+        return
+    with writing(session, shards, "pack build") as target:
+        said = commands.build_shards(out, target, found, spread, console)
+    console.result(*session.said(said))
 
 
 @app.command("show")
@@ -153,7 +160,8 @@ def verify_command(
     """Check digests, every invariant of every row, the law and the card; exit 1 naming file and row."""
     from pack.verify import verify
 
-    Console(as_json=as_json, quiet=quiet).result(*verify(shards))
+    session = Session()
+    Console(as_json=as_json, quiet=quiet).result(*session.said(verify(Path(session.read(shards)))))
 
 
 @app.command("stats")

@@ -17,4 +17,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start the output f
 Cards = Annotated[Path | None, typer.Option("--cards", metavar="DIR", help="Publish the card to this gallery too.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", help="Worker processes; 0 = one a core.", min=0)]
 Backend = Annotated[str, typer.Option("--executor", metavar="KIND", help="inline | processes | ray | auto.")]
+Previous = Annotated[
+    list[str] | None,
+    typer.Option("--previous", metavar="OLD_OUT", help="An earlier output: what it kept wins (repeatable)."),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="For near-duplicates, such as 4G; default a quarter of RAM."),
+]
 Address = Annotated[str | None, typer.Option("--address", metavar="HOST:PORT", help="The Ray cluster to use.")]

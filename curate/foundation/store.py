@@ -29,6 +29,7 @@ from curate.foundation.errors import DataError, LockHeld, UsageError
 MANIFEST = "manifest.json"
 UNITS = ".units"
 LOCK = ".lock"
+ABOUT = "remote.json"
 TEMP = re.compile(r"^\.[^/]*\.tmp-[0-9a-f]{12}$")
 BLOCK = 1 << 22
 
@@ -153,8 +154,18 @@ class Store:
         self.write_bytes(name, (text + "\n").encode("utf-8", "surrogatepass"))
 
     def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it is there; a manifest also from the object store that this folder mirrors."""
         self.path(name).unlink(missing_ok=True)
+        if name == MANIFEST and (mirror := self._mirror()):
+            mirror.drop(name)
+
+    def _mirror(self) -> Any:
+        """The object store that this folder is the local copy of, or None (see remote.py)."""
+        if not (self.root.parent / ABOUT).is_file():
+            return None
+        from curate.foundation.remote import Mirror
+
+        return Mirror.beside(self.root)
 
     def names(self, *, hidden: bool = False) -> list[str]:
         """Every file below the folder, relative, sorted; hidden ones (markers, locks) only when asked."""
@@ -184,7 +195,11 @@ class Store:
     def mark(self, unit: str, key: str, outputs: Iterable[str], summary: dict[str, Any]) -> None:
         """Record that `unit` was done under `key` (a digest of config and input) and wrote `outputs`."""
         files = {name: self.entry(name) for name in sorted(outputs)}
-        self.write_json(f"{UNITS}/{unit}.json", {"key": key, "outputs": files, "summary": summary})
+        marker = f"{UNITS}/{unit}.json"
+        self.write_json(marker, {"key": key, "outputs": files, "summary": summary})
+        if mirror := self._mirror():
+            for name in (*files, marker):
+                mirror.put(name)
 
     def done(self, unit: str, key: str) -> dict[str, Any] | None:
         """The summary of a finished unit, or None when it must be (re)done: other key, missing or altered output."""
@@ -271,7 +286,7 @@ class Store:
         fresh = not self.root.exists()
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.path(LOCK)
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "boot": _started(os.getpid())}
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "boot": started(os.getpid())}
         while True:
             temp = path.with_name(f".lock.tmp-{secrets.token_hex(6)}")
             temp.write_text(json.dumps(me))
@@ -314,12 +329,12 @@ class Store:
         try:
             if holder["host"] != socket.gethostname():
                 return holder
-            return holder if _started(holder["pid"]) == holder["boot"] and holder["boot"] else None
+            return holder if started(holder["pid"]) == holder["boot"] and holder["boot"] else None
         except (KeyError, TypeError):  # not a lock of ours
             return None
 
 
-def _started(pid: int) -> str:
+def started(pid: int) -> str:
     """When a process started, in the kernel's own ticks; "" when it is not alive (guards against reused pids)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
