@@ -166,13 +166,16 @@ def _ngrams(asked: Asked, entry: tuple[int, bool], shared: int) -> tuple[Entries
     found = _sorted(*((tokens.every, tokens.at) if every else (tokens.words, tokens.word_at)), items, size)
     count = _counted(found, asked.eval_of)
     live = count < shared
-    return Entries(found.keys[live], found.item[live], found.place[live]), _rows(found, ~live, size, count, every)
+    return Entries(found.keys[live], found.item[live], found.place[live]), _rows(found, ~live, size, count, asked.eval_of, every)
 
 
-def _rows(found: Entries, which: Bools, size: int, count: Ints, every: bool) -> Ints:
-    """Rows of `dropped`: item, place, n-gram size (negative: of tokens, not words), items that share it."""
-    sizes = np.full(int(which.sum()), -size if every else size, np.int64)
-    return np.stack([found.item[which], found.place[which], sizes, count[which]], axis=1)
+def _rows(found: Entries, which: Bools, size: int, count: Ints, eval_of: Ints, every: bool = False) -> Ints:
+    """Rows of `dropped`, one for each n-gram of an eval: item, place, size (negative: of tokens), items that share it."""
+    keys, item = found.keys[which], found.item[which]
+    first = np.ones(len(keys), np.bool_)
+    first[1:] = (keys[1:] != keys[:-1]) | (eval_of[item[1:]] != eval_of[item[:-1]])
+    sizes = np.full(int(first.sum()), -size if every else size, np.int64)
+    return np.stack([item[first], found.place[which][first], sizes, count[which][first]], axis=1)
 
 
 def _repeated(asked: Asked, shared: int) -> tuple[Bools, Bools]:
@@ -222,7 +225,7 @@ def _bigrams(asked: Asked, common: Bools, shared: int) -> tuple[Hashes, Ints, In
     keys, item = keys[first], item[first]
     _, number, spread = np.unique(keys, return_inverse=True, return_counts=True)
     order = np.lexsort((keys, spread[number], item))
-    rows = _rows(runs, count >= shared, GUARD, count, False)
+    rows = _rows(runs, count >= shared, GUARD, count, asked.eval_of)
     return keys[order], _ends(np.bincount(item, minlength=len(asked.eval_of))), rows
 
 

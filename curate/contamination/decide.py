@@ -71,10 +71,10 @@ def decide(
     for number, entry in enumerate(index.tables):
         grams = _expanded(index, hits.take(hits["kind"] == number))
         size, length = entry[0], index.length(number)
-        dead = _common(grams, _covered(grams, size) / length[grams["item"]] >= WHOLE, limit)
+        dead = _common(grams, covered(grams, size) / length[grams["item"]] >= WHOLE, limit)
         ignored.append(dead)
         grams = grams.take(~np.isin(grams["key"], dead[:, 0]))
-        share = _covered(grams, size) / length[grams["item"]]
+        share = covered(grams, size) / length[grams["item"]]
         for rule in ("ngram", "any13"):
             bound = np.array(
                 [getattr(one, rule).threshold if rule == "ngram" else 0.0 for one in each]
@@ -119,7 +119,7 @@ def _changes(*columns: NDArray[Any]) -> Bools:
     return out
 
 
-def _covered(grams: Columns, size: int) -> Ints:
+def covered(grams: Columns, size: int) -> Ints:
     """For each row: how many tokens of its item lie in n-grams that its message shares with the item."""
     new = _changes(grams["record"], grams["message"], grams["item"])
     if not len(new):

@@ -30,8 +30,8 @@ class EvalIndex:
 
     `eval_of[i]` is the item's eval (in `evals`), `tokens[i]` the tokens it has; `place` says for each owner of an n-gram
     where in the item it stands. `short[i]`: the item is sought word for word; `answered[i]`: with its answer, whose
-    words are `answers[answer_at[i]:answer_at[i+1]]`. `dropped` (n, 4): an item, a place in it, the words from there that
-    are boilerplate of its eval, and the number of items that share them; `common[i]`: so is all of it.
+    words are `answers[answer_at[i]:answer_at[i+1]]`. `dropped` (n, 4) are the n-grams that are
+    boilerplate of an eval: an item, a place in it, words (negative: tokens), and the number of items that share them; `common[i]`: so is all of it.
     """
 
     evals: tuple[str, ...]

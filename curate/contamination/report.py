@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curate.contamination.decide import Decision, _covered
+from curate.contamination.decide import Columns, Decision, covered
 from curate.contamination.index import EvalIndex
 from curate.contamination.rules import Rules
+from curate.contamination.tokens import tokens
 from curate.splitting import Ints
 from curate.stages.decontaminate_settings import RULES
+from curate.words import words
 
 LISTED: Final = 200  # boilerplate phrases in the manifest
 SHOWN: Final = 240  # characters of a phrase
@@ -25,24 +27,21 @@ Bools = NDArray[np.bool_]
 
 
 def detectable(index: EvalIndex, rules: Mapping[str, Rules], decision: Decision) -> Bools:
-    """Which items some active rule would find when a record holds their question, or question and answer, verbatim."""
+    """Which items some active rule would find when a record holds their question word for word."""
     each = [rules[name] for name in index.evals]
     seen = np.zeros(len(index.eval_of), np.bool_)
     passed = np.isin(np.arange(len(seen)), decision.passed[:, 0])
     seen |= ((index.plan.allowed >= 0) | index.short) & ~passed
-    seen |= index.answered
     live = ~np.isin(np.arange(len(index.plan.sets.keys)), decision.ignored[:, 0])
     owners = np.repeat(np.arange(len(index.plan.owner_at) - 1), np.diff(index.plan.owner_at))
     for number, entry in enumerate(index.tables):
-        from curate.contamination.decide import Columns
-
         low, high = (int(index.plan.owner_at[index.plan.sets.key_at[number + k]]) for k in (0, 1))
         rows = np.flatnonzero(live[owners[low:high]]) + low
         item, place = np.asarray(index.plan.owner[rows]), np.asarray(index.place[rows])
         order = np.lexsort((place, item))
         same = np.zeros(len(rows), np.int64)
         grams = Columns({"record": same, "message": same, "item": item[order], "place": place[order]})
-        share = _covered(grams, entry[0]) / index.length(number)[item[order]]
+        share = covered(grams, entry[0]) / index.length(number)[item[order]]
         for rule in ("ngram", "any13"):
             uses = np.array([one.tables().get(rule) == entry for one in each], np.bool_)[index.eval_of[item[order]]]
             bound = np.array([one.ngram.threshold if rule == "ngram" else 0.0 for one in each])
@@ -60,7 +59,8 @@ def facts(
 ) -> dict[str, Any]:
     """The manifest's facts but for the samples; `about` is what is known of each eval set, `sources` of each match.
 
-    `verdicts` are the matches that became their record's verdict.
+    `verdicts` are the matches that became their record's verdict. `with_answer` counts the undetectable items that are
+    found when their answer follows them.
     """
     found = decision.matches
     names = index.items.column("item")
@@ -79,6 +79,7 @@ def facts(
                 "origin": own["origin"],
                 "licence": own["licence"],
                 "undetectable": len(hidden),
+                "with_answer": int(index.answered[hidden].sum()),
                 "undetectable_items": names.take(pa.array(hidden)).to_pylist(),
                 "hit_items": len(np.unique(found["item"][mine])),
                 "removed": int((chosen & ~found["flag"]).sum()),
@@ -111,54 +112,32 @@ def _heatmap(index: EvalIndex, items: Ints, sources: Sequence[str]) -> dict[str,
 
 
 def _boilerplate(index: EvalIndex, decision: Decision) -> dict[str, Any]:
-    """What was left out: by items that share it, then by records that hold it; the commonest LISTED, and how many."""
-    found: dict[tuple[str, str], list[int | None]] = {}
-    texts = index.items.column("question")
-    runs = _merged(index.dropped)
-    order = np.lexsort((runs[:, 1], runs[:, 0], -runs[:, 3]))[: 20 * LISTED]
-    for item, place, stop, sharing in runs[order].tolist():
-        phrase = _phrase(texts[item].as_py(), place, stop)
-        entry = found.setdefault((index.evals[index.eval_of[item]], phrase), [0, None])
-        entry[0] = max(entry[0] or 0, sharing)
+    """What was left out: by records that hold it, then by items that share it; the commonest LISTED, and how many."""
     plan = index.plan
+    texts = index.items.column("question")
+    found: list[tuple[int, int, int, int | None, int | None]] = []  # item, place, size, items, records
+    order = np.argsort(-index.dropped[:, 3], kind="stable")[:LISTED]
+    found += [(item, place, size, items, None) for item, place, size, items in index.dropped[order].tolist()]
     for key, records in decision.ignored[np.argsort(-decision.ignored[:, 1], kind="stable")][:LISTED].tolist():
         owner = int(plan.owner_at[key])
-        item, place = int(plan.owner[owner]), int(index.place[owner])
-        size = index.tables[int(np.searchsorted(plan.sets.key_at, key, side="right")) - 1][0]
-        entry = found.setdefault((index.evals[index.eval_of[item]], _phrase(texts[item].as_py(), place, place + size)), [None, 0])
-        entry[1] = max(entry[1] or 0, records)
-    for item, records in decision.passed.tolist():
-        entry = found.setdefault((index.evals[index.eval_of[item]], texts[item].as_py()[:SHOWN]), [None, 0])
-        entry[1] = max(entry[1] or 0, records)
+        size, every = index.tables[int(np.searchsorted(plan.sets.key_at, key, side="right")) - 1]
+        found.append((int(plan.owner[owner]), int(index.place[owner]), -size if every else size, None, records))
+    found += [(item, 0, int(index.spoken[item]), None, records) for item, records in decision.passed.tolist()]
     rows = [
-        {"eval": name, "ngram": phrase, "items": items, "records": records}
-        for (name, phrase), (items, records) in found.items()
+        {
+            "eval": index.evals[index.eval_of[item]],
+            "ngram": _phrase(texts[item].as_py(), place, size),
+            "items": items,
+            "records": records,
+        }
+        for item, place, size, items, records in found
     ]
     rows.sort(key=lambda row: (-(row["records"] or 0), -(row["items"] or 0), row["eval"], row["ngram"]))
-    total = len(np.unique(runs[:, :3], axis=0)) + len(decision.ignored) + len(decision.passed)
+    total = len(index.dropped) + len(decision.ignored) + len(decision.passed)
     return {"boilerplate": rows[:LISTED], "boilerplate_total": total}
 
 
-def _merged(dropped: Ints) -> Ints:
-    """Overlapping n-grams of an item as runs of words: item, first word, last + 1, the most items that share a part."""
-    words = dropped[dropped[:, 2] > 0]
-    words = words[np.lexsort((words[:, 1], words[:, 0]))]
-    if not len(words):
-        return np.empty((0, 4), np.int64)
-    ends = words[:, 1] + words[:, 2]
-    reach = np.maximum.accumulate(ends + words[:, 0] * (1 << 32)) - words[:, 0] * (1 << 32)
-    new = np.ones(len(words), np.bool_)
-    new[1:] = (words[1:, 0] != words[:-1, 0]) | (words[1:, 1] > reach[:-1])
-    first = np.flatnonzero(new)
-    last = np.maximum.reduceat(ends, first)
-    sharing = np.maximum.reduceat(words[:, 3], first)
-    return np.stack([words[first, 0], words[first, 1], last, sharing], axis=1)
-
-
-def _phrase(text: str, start: int, stop: int) -> str:
-    """Words [start, stop) of a text as they stand there, shortened."""
-    from curate.contamination.sketching import located
-
-    _, where = located(text)
-    part = where[start:stop]
-    return " ".join(text[part[0][0] : part[-1][1]].split())[:SHOWN] if part else ""
+def _phrase(text: str, place: int, size: int) -> str:
+    """An n-gram as its words, or (a negative size) as its tokens, shortened."""
+    found = tokens(text)[place : place - size] if size < 0 else words(text)[place : place + size]
+    return " ".join(found)[:SHOWN]
