@@ -101,10 +101,9 @@ def add(total: dict[str, Any], more: Mapping[str, Any], *, keep: int = 3) -> dic
 
 def example(row: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
     """A short redacted sample of one judged record for the card: the last user and assistant texts, and the verdict."""
-    if verdict.get("stage") == contamination.STAGE:
-        return contamination.sample(row, verdict)  # the answer of an evaluation item is never shown
     parts = []
-    for message in row["messages"][-2:]:
+    shown = [] if verdict.get("stage") == contamination.STAGE else row["messages"][-2:]  # never an eval's answer
+    for message in shown:
         text = " ".join((message["content"] or "").split())
         parts.append(f"{message['role']}: {shorten(redact(printable(text)), SNIPPET)}")
     out = {

@@ -7,11 +7,7 @@ The facts of the stage `decontaminate`, as the manifest keeps them (all counts o
     heatmap      {eval: {source: items of the eval that this source hits}}
     boilerplate  [{eval, ngram, items, records}]: n-grams left out of the comparison
     scope        whose turns were compared; report_only: nothing was removed
-
-A verdict's evidence (canonical JSON) has `eval`, `item`, `message` (its position), `spans` in that message, the item's
-`question`, and `item_spans` in it, all [start, stop) in characters. `sample` makes of it what the card shows:
-
-    {eval, item, rule, score, id, source, file, row, record: pieces, question: pieces}
+    samples      [{eval, item, rule, score, id, source, file, row, record: pieces, question: pieces}]
 
 `pieces` cuts a text into [text, matched] parts for showing. An eval's answer is never shown: only its question is, and
 of the record only what lies between the first and the last matched character, without the answer where that is told.
@@ -19,7 +15,6 @@ of the record only what lies between the first and the last matched character, w
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -34,7 +29,6 @@ MANY: Final = 0.02  # of an eval's items hit by one source: more is worth a warn
 CONTEXT: Final = 40
 SHOWN: Final = 700
 LISTED: Final = 12
-EACH: Final = 3
 HIDDEN: Final = "[the answer]"
 OPEN, CLOSE = "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}", "\N{MATHEMATICAL RIGHT WHITE SQUARE BRACKET}"
 Piece = tuple[str, bool]
@@ -118,7 +112,7 @@ def contamination_blocks(manifest: Mapping[str, Any]) -> list[Any]:
     }
     if any(cells.values()):
         blocks.append(heatmap("contamination", "Items hit, eval by source", cells, rows="eval", columns="source"))
-    blocks += _samples(manifest.get("examples") or {})
+    blocks += _samples(facts)
     blocks += _boilerplate(facts)
     return blocks
 
@@ -156,9 +150,9 @@ def _evals(facts: Mapping[str, Any]) -> Table:
     return Table(headers, rows)
 
 
-def _samples(examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Any]:
-    """Record and item side by side, some of each rule."""
-    shown = [item for rule, some in sorted(examples.items()) if of_stage(rule) for item in some[:EACH]]
+def _samples(facts: Mapping[str, Any]) -> list[Any]:
+    """Record and item side by side."""
+    shown = list(facts.get("samples") or [])[:LISTED]
     if not shown:
         return []
     rows = [[_where(item), marked(item["record"]), marked(item["question"])] for item in shown]
@@ -193,26 +187,6 @@ def _boilerplate(facts: Mapping[str, Any]) -> list[Any]:
 def of_stage(rule: str) -> bool:
     """Whether a rule, as the manifest's examples name it, is one of this stage."""
     return rule.partition(".")[0] == STAGE
-
-
-def sample(row: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """What the card shows of one judged record: places, and the two texts in pieces; never what was answered."""
-    told = json.loads(verdict.get("evidence") or "{}")
-    message = row["messages"][told["message"]]["content"] if "message" in told else ""
-    spans, offset = told.get("spans") or [], told.get("offset", 0)  # `here` counts in all turns compared, joined
-    here, there = [[at - offset for at in span["here"]] for span in spans], [span["item"] for span in spans]
-    return {
-        "id": row["id"],
-        "source": row["source"],
-        "file": row["origin"]["file"],
-        "row": row["origin"]["row"],
-        "rule": verdict["rule"],
-        "score": verdict.get("value"),
-        "eval": told.get("eval", ""),
-        "item": told.get("item", ""),
-        "record": [list(part) for part in pieces(message or "", here)],
-        "question": [list(part) for part in pieces(told.get("item_text") or "", there, whole=True)],
-    }
 
 
 def pieces(text: str, spans: Sequence[Sequence[int]], *, whole: bool = False, hide: str | None = None) -> list[Piece]:

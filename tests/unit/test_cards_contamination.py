@@ -14,7 +14,7 @@ HOSTILE = (
 )
 
 
-def manifest(samples=(), **facts):
+def manifest(**facts):
     entry = {
         "name": "gsm8k",
         "items": 50,
@@ -46,7 +46,6 @@ def manifest(samples=(), **facts):
         "totals": {"rows": 10, "records": 10, "kept": 6, "removed": 4},
         "sources": {},
         "stages": stages,
-        "examples": {"decontaminate.ngram": samples},
         "decontamination": contamination.summary(stages),
     }
 
@@ -159,30 +158,20 @@ def test_secrets_in_evidence_are_masked():
     assert all("hf_abcdefghijkl" not in part for part, _ in parts)
 
 
-def test_a_sample_shows_the_match_and_never_what_was_answered():
+def test_the_manifest_keeps_no_text_of_a_contaminated_record_that_might_answer():
     row = {
         "id": "0" * 32,
         "source": "web",
         "origin": {"file": "a.jsonl", "row": 3},
-        "messages": [
-            {"role": "user", "content": "Solve: Tom has 3 apples. The answer is forty-two."},
-            {"role": "assistant", "content": "forty-two"},
-        ],
+        "messages": [{"role": "user", "content": "Solve it."}, {"role": "assistant", "content": "forty-two"}],
     }
-    told = {
-        "eval": "gsm8k",
-        "item": "test:1",
-        "message": 0,
-        "spans": [{"here": [7, 23], "item": [0, 16]}],
-        "item_text": "Tom has 3 apples. How many?",
+    assert "forty-two" in facts.example(row, {"stage": "length", "rule": "long"})["text"]
+    assert facts.example(row, {"stage": "decontaminate", "rule": "ngram"})["text"] == ""
+
+
+def test_removed_records_of_the_stage_are_shown_in_its_own_chapter_only(tmp_path):
+    told = manifest()
+    told["examples"] = {
+        "decontaminate.ngram": [{"id": "0", "source": "web", "file": "a", "row": 1, "text": "never here"}]
     }
-    verdict = {
-        "stage": "decontaminate",
-        "rule": "ngram",
-        "value": 0.9,
-        "evidence": json.dumps(told),
-    }
-    found = facts.example(row, verdict)
-    assert found["record"] == [["Solve: ", False], ["Tom has 3 apples", True], ["…", False]]
-    assert found["question"] == [["Tom has 3 apples", True], [". How many?", False]]
-    assert "forty-two" not in json.dumps(found)
+    assert "never here" not in readme(tmp_path, told)
