@@ -26,8 +26,9 @@ from curate.foundation.errors import GristmillError, MachineError
 if TYPE_CHECKING:
     from curate.embedding.encoder import Encoder
 
-SAMPLE: Final = 4  # batches that are measured before the cost is announced
-STRETCH: Final = 64  # batches between two files of the cache
+SAMPLE: Final = 64  # texts that are measured before the cost is announced
+STRETCH: Final = 1_024  # texts between two files of the cache
+WIDER: Final = 32  # times as many on a GPU
 
 Texts = Callable[[NDArray[np.int64]], Sequence[str]]
 
@@ -106,12 +107,12 @@ def _encode(
     known: int,
 ) -> list[Shelf]:
     """Encode some texts, in the order of their digests, which is a random order: a first sample stands for the rest."""
-    from curate.embedding.encoder import BATCH, WIDE_BATCH, Encoder
+    from curate.embedding.encoder import Encoder
 
     encoder = Encoder.load(model)
-    batch = BATCH if encoder.device == "cpu" else WIDE_BATCH
+    times = 1 if encoder.device == "cpu" else WIDER
     todo = missing[pc.array_sort_indices(digests.take(pa.array(missing))).to_numpy()]
-    sample = min(SAMPLE * batch, len(todo))
+    sample = min(SAMPLE * times, len(todo))
     began = time.monotonic()
     made = [_stretch(digests, todo[:sample], texts, encoder, cache)]
     rest = todo[sample:]
@@ -124,7 +125,7 @@ def _encode(
         f"{f', {known:,} more are known already' if known else ''}; about {rate:,.0f} a second here, "
         f"so about {_duration(len(rest) / rate)}"
     )
-    for advance, part in _parts(console, rest, STRETCH * batch):
+    for advance, part in _parts(console, rest, STRETCH * times):
         made.append(_stretch(digests, part, texts, encoder, cache, advance))
     if not cache.writable and console is not None:
         console.warn(f"{cache.folder} cannot be written: vectors are not cached between runs")

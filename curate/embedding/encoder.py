@@ -1,7 +1,7 @@
 """Texts to unit vectors by a sentence-transformers model on this machine's best device.
 
-Texts are sorted by length and encoded in batches of one fixed shape, BATCH texts of 32, 64, 96 ... tokens, the last
-batch of a shape filled up. So the vector of a text is the same bits whatever else is encoded with it, which a batch
+Texts are sorted by length and encoded in batches of fixed shapes: of 32, 64, 96 ... tokens, as many texts as make up
+BUDGET tokens, the last batch of a shape filled up. So the vector of a text is the same bits whatever else is encoded with it, which a batch
 padded to its longest text does not give. Text beyond the model's window is cut, as in every such model;
 `Encoder.cut` says where. An empty text has a row of zeros.
 
@@ -23,8 +23,8 @@ from curate.embedding.models import identity, is_static, locate
 from curate.foundation.errors import MachineError, UsageError
 
 Vectors = NDArray[np.float32]
-BATCH: Final = 16  # texts at once on a CPU; a wider batch is slower there
-WIDE_BATCH: Final = 256  # on a GPU
+BUDGET: Final = 1_024  # tokens at once on a CPU; more is slower there
+WIDE_BUDGET: Final = 65_536  # on a GPU
 STEP: Final = 32  # tokens between two shapes
 LONGEST: Final = 8_192  # tokens looked at of a text, however wide the model's window is
 
@@ -92,9 +92,9 @@ class Encoder:
             progress(len(texts) - len(spoken))
         counts = self.tokens([texts[at] for at in spoken])
         shapes = np.zeros_like(counts) if self.window is None else np.minimum(-(-counts // STEP) * STEP, self.window)
-        batch = BATCH if self.device == "cpu" else WIDE_BATCH
+        budget = BUDGET if self.device == "cpu" else WIDE_BUDGET
         for shape in np.unique(shapes)[::-1]:  # the longest first: what does not fit shows at once
-            mine = spoken[shapes == shape]
+            mine, batch = spoken[shapes == shape], max(1, budget // int(shape or 64))
             for start in range(0, len(mine), batch):
                 rows = mine[start : start + batch]
                 out[rows] = self._batch([texts[at] for at in rows], int(shape), batch)
