@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from curate import keytext
 from curate.curated import open_folder
 from curate.foundation.console import printable
-from curate.foundation.errors import UsageError
+from curate.foundation.errors import GristmillError, UsageError
 from curate.ledger import find
 from curate.side_by_side import Side, columns
 from curate.stages.exempt import full_rule
@@ -75,12 +75,20 @@ def _verdict(row: Row) -> Row:
 
 
 def _twins(root: Path, manifest: dict[str, Any], verdict: Row) -> list[Row]:
-    """The twin, where this folder has it: a twin of an earlier output, or an evaluation item, is not here."""
-    ident = verdict.get("twin_id")
-    if not ident or "eval" in _facts(verdict):
+    """The twin, in this folder or in the earlier output that the evidence names; none where that is gone."""
+    ident, evidence = verdict.get("twin_id"), _facts(verdict)
+    if not ident or "eval" in evidence:
         return []
+    folder = (evidence.get("twin") or {}).get("folder")
+    if folder is not None:
+        root = Path(folder)
+        try:
+            _, manifest = open_folder(root)
+        except GristmillError:
+            return []
     return [
         {"id": row["id"], "in": row["in"], "source": row["source"], **row["origin"], "messages": row["messages"]}
+        | ({} if folder is None else {"folder": folder})
         for row in find(root, manifest, ident)
         if "messages" in row and row["id"] == ident
     ]
@@ -121,21 +129,24 @@ def _comparison(row: Row, verdict: Row, twin: Row | None) -> Row | None:
         pairs = [([0, len(here.text)], [0, len(there.text)])]
     place = twin or evidence.get("twin") or {}
     told = f"{place.get('source', '?')}: {place.get('file', '?')}, row {place.get('row', '?')}"
+    told += f", of {place['folder']}" if "folder" in place else ""
     head |= {"key": key, "here": _side(f"this record, {key}", here, [a for a, _ in pairs])}
     if there is None:
-        return head | {"there": None, "missing": f"twin {verdict['twin_id']} ({told}) is not in this folder"}
+        return head | {"there": None, "missing": f"the twin {verdict['twin_id']} ({told}) is not to be found"}
     return head | {"there": _side(f"twin, {told}", there, [b for _, b in pairs]) | {"id": verdict["twin_id"]}}
 
 
 def _contamination(row: Row, evidence: Row) -> Row:
-    """A record beside the evaluation item it holds; the item's answer is not part of the evidence."""
-    scope = str(evidence.get("scope", "user"))
-    here = keytext.of_scope(row["messages"], scope)
-    spans = list(evidence.get("spans", ()))
+    """The message that holds an evaluation item, beside the item's question; the evidence has no answer to show."""
+    index, offset = int(evidence["message"]), int(evidence.get("offset", 0))
+    message = row["messages"][index]
+    here = keytext.KeyText(message["content"] or "", ((0, message["role"]),))
     item = keytext.KeyText(str(evidence.get("item_text") or ""), ())
-    title = f"{evidence['eval']}, item {evidence.get('item', '?')}"
-    there = _side(title, item, [span["item"] for span in spans if "item" in span]) if item.text else None
-    return {"here": _side(f"this record, {scope}", here, [span["here"] for span in spans]), "there": there}
+    pairs = [([at - offset for at in span["here"]], span["item"]) for span in evidence.get("spans", ())]
+    return {
+        "here": _side(f"this record, message {index}", here, [a for a, _ in pairs]),
+        "there": _side(f"{evidence['eval']}, item {evidence['item']}", item, [b for _, b in pairs]),
+    }
 
 
 def _own(row: Row, evidence: Row) -> Row:
@@ -196,7 +207,7 @@ def _told(verdict: Row) -> str:
         parts.append(f"{evidence['eval']} item {evidence.get('item', '?')}")
     elif "twin_id" in verdict:
         parts.append(f"twin {verdict['twin_id']}")
-    hidden = ("spans", "twin", "item_text", "eval", "item")
+    hidden = ("spans", "twin", "item_text", "eval", "item", "offset", "rule")
     rest = {key: value for key, value in evidence.items() if key not in hidden}
     if rest:
         parts.append(", ".join(f"{key} {value}" for key, value in rest.items()))

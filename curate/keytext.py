@@ -52,10 +52,3 @@ def of_exact_key(messages: Sequence[Message], key: str) -> KeyText:
         return of_key(messages, key)
     answers = [index for index, role in enumerate(roles) if role == "assistant"]
     return compose(messages, range(answers[-1] if key == "prompt" and answers else len(roles)))
-
-
-def of_scope(messages: Sequence[Message], scope: str) -> KeyText:
-    """The text that is compared with evaluation sets: the user's turns, the assistant's, or all of them."""
-    wanted = {"user": ("user",), "assistant": ("assistant",)}.get(scope)
-    chosen = [index for index, message in enumerate(messages) if wanted is None or message["role"] in wanted]
-    return compose(messages, chosen)

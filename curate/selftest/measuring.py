@@ -67,7 +67,10 @@ def spoken(messages: Sequence[Message]) -> str:
 class Promise(Protocol):
     """What a stage says of two records."""
 
-    stage: str
+    @property
+    def stage(self) -> str:
+        """Its name."""
+        ...
 
     def holds(self, one: Record, two: Record) -> bool | None:
         """Whether one of them must go; None where only the stage itself can say."""

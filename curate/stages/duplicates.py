@@ -47,6 +47,7 @@ def duplicate_facts(
 def _clusters(resolved: pa.Table) -> tuple[list[int], list[dict[str, Any]]]:
     """The size of each cluster, the kept record counted, and the largest few with the place of their kept record."""
     place = ["twin_id", "twin_source", "twin_file", "twin_row"]
+    place += [name for name in ("twin_folder",) if name in resolved.column_names]  # of an earlier output
     grouped = resolved.select(place).group_by(place, use_threads=False).aggregate([([], "count_all")])
     sizes = pc.add(grouped.column("count_all"), 1)
     order = [("count_all", "descending"), *((name, "ascending") for name in place[1:]), ("twin_id", "ascending")]
@@ -54,6 +55,7 @@ def _clusters(resolved: pa.Table) -> tuple[list[int], list[dict[str, Any]]]:
     largest = [
         {"id": row["twin_id"], "source": row["twin_source"], "file": row["twin_file"], "row": row["twin_row"]}
         | {"size": row["count_all"] + 1}
+        | ({"folder": row["twin_folder"]} if row.get("twin_folder") is not None else {})
         for row in first
     ]
     return sizes.to_pylist(), largest
