@@ -39,7 +39,7 @@ MIXES = {
 
 @pytest.mark.parametrize("times", MIXES)
 def test_math_mix_comes_out_at_its_multiple_of_the_tokens_within_1_percent(times):
-    sources = pools(mu=900, camel=5_000, hermes=40_000)
+    sources = pools(mu=1_600, camel=50_000, hermes=1_000_000)
     out = drawn(sources, mixture=MIXES[times])
     base = 10 * sources[0].size("tokens")
     assert out["mu"].tokens == base
