@@ -15,6 +15,11 @@ stages = typer.Typer()
 
 Allow = Annotated[bool, typer.Option("--allow-wipeout", help="Accept a stage that empties more than half of a source.")]
 
+Against = Annotated[
+    list[str] | None,
+    typer.Option("--against", metavar="EVALS", help="Eval sets to compare with: names, or a path (repeatable)."),
+]
+
 
 def show_config(console: Console, resolved: Any) -> None:
     """Print the resolved settings with the origin of each."""
@@ -30,6 +35,7 @@ def _stage_command(stage: str, about: str) -> None:
         key: Annotated[
             str | None, typer.Option("--key", help="For exact: conversation | prompt | first-user | response.")
         ] = None,
+        previous: options.Previous = None,
         allow_wipeout: Allow = False,
         recipe: options.Recipe = None,
         sets: options.Sets = None,
@@ -46,7 +52,7 @@ def _stage_command(stage: str, about: str) -> None:
 
         console = Console(as_json=as_json, quiet=quiet)
         flags: dict[str, Any] = {"stages": [stage], "allow_wipeout": allow_wipeout or None}
-        flags |= commands.key_flag(stage, key)
+        flags |= commands.duplicate_flags(stage, key, previous)
         resolved = commands.stage_settings(source, recipe, sets or [], flags)
         if print_config:
             show_config(console, resolved)
@@ -74,10 +80,12 @@ def minhash_command(
         float | None,
         typer.Option("--recall", metavar="R", help="Pick bands and rows for this recall at the threshold."),
     ] = None,
+    previous: options.Previous = None,
     allow_wipeout: Allow = False,
     recipe: options.Recipe = None,
     sets: options.Sets = None,
     workers: options.Workers = 0,
+    memory: options.Memory = None,
     executor: options.Backend = "auto",
     address: options.Address = None,
     cards: options.Cards = None,
@@ -91,7 +99,12 @@ def minhash_command(
 
     console = Console(as_json=as_json, quiet=quiet)
     given = {"key": key, "threshold": threshold, "ngram": ngram, "bands": bands, "rows": rows, "recall": recall}
-    flags: dict[str, Any] = {"stages": ["minhash"], "allow_wipeout": allow_wipeout or None}
+    given["memory"] = memory
+    flags: dict[str, Any] = {
+        "stages": ["minhash"],
+        "allow_wipeout": allow_wipeout or None,
+        "previous": previous or None,
+    }
     flags |= {f"minhash.{name}": value for name, value in given.items()}
     resolved = commands.stage_settings(source, recipe, sets or [], flags)
     if print_config:
@@ -101,3 +114,81 @@ def minhash_command(
         console.say(commands.s_curve(resolved.config))
     spread = Spread(workers, executor, overwrite, cards, address)
     console.result(*commands.one_stage(source, out, resolved, spread, console, "curate minhash"))
+
+
+@stages.command("embedding")
+def embedding_command(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A curated folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.")],
+    key: Annotated[str | None, typer.Option("--key", help="prompt | conversation | first-user | response.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="M", help="A local folder, a hub name or a package (thenlper/gte-small)."),
+    ] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", metavar="C", help="Cosine (0.95).")] = None,
+    previous: options.Previous = None,
+    allow_wipeout: Allow = False,
+    recipe: options.Recipe = None,
+    sets: options.Sets = None,
+    workers: options.Workers = 0,
+    executor: options.Backend = "auto",
+    address: options.Address = None,
+    cards: options.Cards = None,
+    overwrite: options.Overwrite = False,
+    print_config: options.PrintConfig = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Rewrites of one another on a curated folder, by the cosine of their embeddings; exact search."""
+    from curate import commands
+
+    console = Console(as_json=as_json, quiet=quiet)
+    flags: dict[str, Any] = {
+        "stages": ["embedding"],
+        "allow_wipeout": allow_wipeout or None,
+        "previous": previous or None,
+    }
+    flags |= {"embedding.key": key, "embedding.model": model, "embedding.threshold": threshold}
+    resolved = commands.stage_settings(source, recipe, sets or [], flags)
+    if print_config:
+        show_config(console, resolved)
+        return
+    spread = Spread(workers, executor, overwrite, cards, address)
+    console.result(*commands.one_stage(source, out, resolved, spread, console, "curate embedding"))
+
+
+@stages.command("decontaminate")
+def decontaminate_command(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A curated folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.")],
+    against: Against = None,
+    scope: Annotated[str | None, typer.Option("--scope", help="Whose turns: user | assistant | all.")] = None,
+    semantic: Annotated[
+        bool, typer.Option("--semantic", help="Mark paraphrases and translations too, by embeddings.")
+    ] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Remove nothing; every match is a flag.")] = False,
+    allow_wipeout: Allow = False,
+    recipe: options.Recipe = None,
+    sets: options.Sets = None,
+    workers: options.Workers = 0,
+    executor: options.Backend = "auto",
+    address: options.Address = None,
+    cards: options.Cards = None,
+    overwrite: options.Overwrite = False,
+    print_config: options.PrintConfig = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Items of evaluation sets on a curated folder: n-grams, edited copies, answers; with the evidence for each."""
+    from curate import commands
+
+    console = Console(as_json=as_json, quiet=quiet)
+    flags: dict[str, Any] = {"stages": ["decontaminate"], "allow_wipeout": allow_wipeout or None}
+    flags |= {"decontaminate.against": against or None, "decontaminate.scope": scope}
+    flags |= {"decontaminate.report_only": report_only or None, "decontaminate.semantic": "flag" if semantic else None}
+    resolved = commands.stage_settings(source, recipe, sets or [], flags)
+    if print_config:
+        show_config(console, resolved)
+        return
+    spread = Spread(workers, executor, overwrite, cards, address)
+    console.result(*commands.one_stage(source, out, resolved, spread, console, "curate decontaminate"))

@@ -11,7 +11,6 @@ from curate.curated import CuratedUnit, open_folder, units
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
 from curate.foundation.executor import Spread
-from curate.foundation.store import Store
 from curate.pipeline import Work, check_target, run
 from curate.places import is_raw, keeps_restored, known_sources, not_inside
 from curate.settings import DEFAULT, STAGES, CurateConfig
@@ -40,13 +39,14 @@ def chosen_stages(only: Sequence[str] | None, skip: Sequence[str] | None) -> lis
     return [name for name in STAGES if name in (only or DEFAULT) and name not in (skip or ())]
 
 
-def key_flag(stage: str, key: str | None) -> dict[str, Any]:
-    """The `--key` option as a setting; refused for stages that have none."""
-    if key is None:
-        return {}
+def duplicate_flags(stage: str, key: str | None, previous: Sequence[str] | None) -> dict[str, Any]:
+    """The options `--key` and `--previous` as settings; refused for stages that compare no records."""
     if stage != "exact":
-        raise UsageError(f"--key: curate {stage} compares no records", hint="--key belongs to curate exact")
-    return {"exact.key": key}
+        for name, value in (("--key", key), ("--previous", previous)):
+            if value:
+                raise UsageError(f"{name}: curate {stage} compares no records", hint=f"{name} belongs to curate exact")
+        return {}
+    return {"exact.key": key, "previous": previous or None}
 
 
 def settings(
@@ -88,10 +88,12 @@ def plan(
     raw: str, out: Path, resolved: Resolved[CurateConfig], sources: dict[str, SourceSettings], *, overwrite: bool
 ) -> Said:
     """What a run would do: files, formats, rows, stages; refuses what the run would refuse."""
+    from curate.previous import check_previous
     from curate.reading import survey
 
     is_raw(raw)
     not_inside(raw, out)
+    check_previous(out, resolved.config.previous)
     if not overwrite:
         check_target(out, overwrite=False)
         keeps_restored(out, resolved.config)
@@ -163,6 +165,7 @@ def raw_work(
     console: Console,
 ) -> Work:
     """What `curate filter` has to do: the units of `raw`, planned."""
+    from curate.previous import check_previous
     from curate.reading import plan as plan_units
 
     if tokenizer is not None:
@@ -171,6 +174,7 @@ def raw_work(
         load(tokenizer)
     is_raw(raw)
     not_inside(raw, out)
+    check_previous(out, resolved.config.previous)
     found = plan_units(raw, resolved.config.read, sources)
     known_sources(resolved.config.priority, {unit.source for unit in found.units}, "priority")
     console.say(f"{len(found.units)} units of {len({unit.file for unit in found.units})} files from {raw}")
@@ -204,20 +208,26 @@ def one_stage(
     source: Path, out: Path, resolved: Resolved[CurateConfig], spread: Spread, console: Console, command: str
 ) -> Said:
     """One stage on a curated folder, into another one."""
+    from curate.previous import check_previous
+
     _, manifest = open_folder(source)
     not_inside(str(source), out)
+    check_previous(out, resolved.config.previous)
     check_target(out, overwrite=spread.overwrite)
-    work = _curated_work(source, out, manifest, resolved.config, resolved.recipe, removed=False)
+    work = curated_work(source, out, manifest, resolved.config, resolved.recipe, removed=False)
     return report(work, run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, command), spread, console)
 
 
-def _curated_work(
+def curated_work(
     source: Path, out: Path, manifest: dict[str, Any], config: CurateConfig, recipe: dict[str, Any], *, removed: bool
 ) -> Work:
+    """One stage, or with `removed` every stage again, on the units of a curated folder."""
     licences = {name: place["licence"] for name, place in manifest["sources"].items()}
     carried: dict[str, Any] = {"input_digest": manifest["digest"], "skipped": []}
     if removed:
         carried = {key: manifest[key] for key in ("formats", "notes", "skipped")}
+    read = ("container", "digests", "formats")  # how the input was read then is not how it is read back now
+    inputs = {entry["file"]: {key: entry[key] for key in read} for entry in manifest["inputs"]} if removed else {}
     return Work(
         out=out,
         units=units(source, manifest, removed=removed),
@@ -226,57 +236,8 @@ def _curated_work(
         recipe_name=manifest.get("recipe_name", ""),
         licences=licences,
         carried=carried,
+        inputs=inputs,
     )
-
-
-def restore(
-    out: Path, rule: str | None, source: str | None, idents: Sequence[str], spread: Spread, console: Console
-) -> Said:
-    """Bring records back by rule, source or id; everything is judged again in a new folder that then takes the place."""
-    from curate.foundation.store import exchange
-    from curate.ledger import find
-
-    if rule is None and source is None and not idents:
-        raise UsageError("nothing to restore", hint="name --rule STAGE.RULE (see the card), --source NAME or --id ID")
-    _, manifest = open_folder(out)
-    if source is not None:
-        known_sources([source], set(manifest["sources"]), "--source")
-    ids = []
-    for ident in idents:
-        hits = [row["id"] for row in find(out, manifest, ident) if row["in"].startswith("removed/")]
-        if not hits:
-            raise UsageError(f"{ident}: not among the removed records of {out}", hint=f"curate explain {ident} {out}")
-        ids += hits
-    _known_rule(manifest, rule)
-    entry = {"rule": rule, "source": source, "ids": sorted(set(ids))}
-    config = manifest["config"]
-    config = {**config, "restore": [*config["restore"], entry]}
-    recipe = merge(manifest["recipe"], {"curate": {"restore": config["restore"]}})
-    target = out.with_name(f".{out.name}.next")
-    work = _curated_work(out, target, manifest, validate(CurateConfig, config, "curate"), recipe, removed=True)
-    with Store(out, "records").locked("curate restore"):
-        if (out / "card.yaml").is_file():
-            Store(target, "records").write_bytes("card.yaml", (out / "card.yaml").read_bytes())
-        fresh = run(work, spread.over(sum(map(size_of, work.units)), SMALL), console, "curate restore")
-        exchange(out, target)
-    before, after = manifest["totals"]["kept"], fresh["totals"]["kept"]
-    data, text = report(work, fresh, spread, console, root=out)
-    return {
-        **data,
-        "restored": after - before,
-    }, f"{after - before:,} records came back ({before:,} -> {after:,})\n{text}"
-
-
-def _known_rule(manifest: dict[str, Any], rule: str | None) -> None:
-    if rule is None:
-        return
-    known = {stage["name"]: list(stage["rules"]) for stage in manifest["stages"]}
-    full = {
-        f"{name}.{item}" if not item.startswith(f"{name}.") else item for name, items in known.items() for item in items
-    }
-    if rule not in full and rule not in known:
-        shown = ", ".join(sorted(full)) or "none"
-        raise UsageError(f"--rule {rule}: removed nothing in this folder", hint=f"rules that did: {shown}")
 
 
 def report(work: Work, manifest: dict[str, Any], spread: Spread, console: Console, *, root: Path | None = None) -> Said:

@@ -49,9 +49,20 @@ class Job:
     def key(self) -> str:
         """Digest of what decides the ingested bytes: input, where it came from, settings."""
         # `previous` speaks when the reduce stages decide: their verdicts are part of `apply_key`.
-        later = dict.fromkeys(("priority", "previous", "allow_wipeout", "selftest"), True)
-        settings = self.config.model_dump(mode="json", exclude={**later, "minhash": {"memory"}})
+        # `state` digests the settings of `decontaminate` with its eval sets.
+        later = dict.fromkeys(("priority", "previous", "allow_wipeout", "selftest", "decontaminate"), True)
+        resolving = {"minhash": {"memory"}, "embedding": {"threshold", "model"}}
+        settings = self.config.model_dump(mode="json", exclude={**later, **resolving})
         return digest_of([FORMAT, self.unit.identity(), settings, self.tokenizer, self.state])
+
+
+def evals_folder(out: Path, state: str) -> Path | None:
+    """Where the index of the eval sets lies; None when there is nothing to decontaminate against."""
+    return out / ".work" / "evals" / state if state else None
+
+
+def _reducers(job: Job) -> dict[str, Any]:
+    return dict(sketchers(job.config, evals=evals_folder(Path(job.out), job.state)))
 
 
 def kept_name(unit: str) -> str:
@@ -65,8 +76,8 @@ def verdict_name(stage: str, unit: str) -> str:
 
 
 def sketch_name(stage: str, unit: str) -> str:
-    """The sketch of a unit for a reduce stage."""
-    return f"sketches/{stage}/{unit}.arrow"
+    """The sketch of a unit for a reduce stage; that of `embedding` holds texts and is not kept."""
+    return f"{'.work/' if stage == 'embedding' else ''}sketches/{stage}/{unit}.arrow"
 
 
 def _batches(job: Job) -> Iterator[Batch]:
@@ -82,7 +93,7 @@ def ingest(job: Job) -> dict[str, Any]:
     store = Store(Path(job.out), "records")
     unit = job.unit.name
     stages = map_stages(job.config)
-    reducers = sketchers(job.config)
+    reducers = _reducers(job)
     counts: dict[str, Any] = {"file": job.unit.file, "source": job.unit.source, "rows": 0, "quarantined": 0}
     counts |= {"rows_with_records": 0, "records": {}, "formats": {}, "notes": {}, "quarantine": {}}
     counts |= {"characters": {}, "stages": {}}
@@ -114,8 +125,25 @@ def ingest(job: Job) -> dict[str, Any]:
     outputs = out.names() + ([counts["quarantine_file"]] if quarantined else [])
     work = store.path(kept_name(unit))
     counts["kept"] = digest_file(work) if work.exists() else ""
+    counts["working"] = {name: digest_file(store.path(name)) for name in _working_sketches(job)}
     store.mark(f"ingest/{unit}", job.key, outputs, counts)
     return counts
+
+
+def ingested(store: Store, job: Job, key: str) -> dict[str, Any] | None:
+    """The counts of a unit that is ingested under `key`, with all that the reduce stages need of it; else None."""
+    summary = store.done(f"ingest/{job.unit.name}", key)
+    if summary is None:
+        return None
+    wanted: dict[str, str] = summary.get("working", {})
+    paths = {name: store.path(name) for name in _working_sketches(job)}
+    intact = all(path.is_file() and digest_file(path) == wanted.get(name) for name, path in paths.items())
+    return summary if intact else None
+
+
+def _working_sketches(job: Job) -> list[str]:
+    names = [sketch_name(stage, job.unit.name) for stage in job.config.stages]
+    return [name for name in names if name.startswith(".work/")]
 
 
 def _count_input(counts: dict[str, Any], batch: Batch) -> None:
@@ -204,7 +232,7 @@ def apply(job: Job) -> dict[str, Any]:
     if marker is None or not work.exists() or digest_file(work) != marker["kept"]:
         ingest(job)  # the intermediate was cleaned away after an earlier run, or is damaged: make the same bytes again
     counts: dict[str, Any] = {"kept": {}, "stages": {}}
-    verdicts = {name: read_arrow(store.path(verdict_name(name, unit))) for name in sketchers(job.config)}
+    verdicts = {name: read_arrow(store.path(verdict_name(name, unit))) for name in _reducers(job)}
     tokens = _token_counter(job.tokenizer)
     start = 0
     with sink(store) as out:
@@ -260,7 +288,7 @@ def count_flagged(place: dict[str, Any], stage: str, flagged: pa.Table) -> None:
 
 def apply_key(job: Job, store: Store) -> str:
     """Digest of what decides the final bytes of a unit: its ingest key and the verdicts on it."""
-    found = [digest_file(store.path(verdict_name(name, job.unit.name))) for name in sketchers(job.config)]
+    found = [digest_file(store.path(verdict_name(name, job.unit.name))) for name in _reducers(job)]
     return digest_of([job.key, found])
 
 

@@ -7,7 +7,7 @@ settings or its output changed; the manifest is removed before the first write a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from curate.foundation.console import Console
 from curate.foundation.errors import UsageError
 from curate.foundation.executor import Executor
 from curate.foundation.store import MANIFEST, UNITS, Store, digest_of, recover
-from curate.ingest import Job, apply, apply_key, ingest
+from curate.ingest import Job, apply, apply_key, ingest, ingested
 from curate.reading import Unit
 from curate.settings import CurateConfig
 from curate.stages.registry import resolve_all
@@ -39,6 +39,7 @@ class Work:
     tokenizer: str | None = None
     licences: Mapping[str, str] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what is known of input files by now
     state: str = ""
 
     def jobs(self) -> list[Job]:
@@ -73,19 +74,32 @@ def run(work: Work, executor: Executor, console: Console, command: str) -> dict[
     store = Store(work.out, "records")
     with store.locked(command):
         store.sweep()
+        work = prepared(store, work)
         jobs = work.jobs()
-        ingested = each(store, jobs, "ingest", [job.key for job in jobs], executor, console)
-        decided = resolve_all(store, [job.unit.name for job in jobs], work.config, console)
+        read = each(store, jobs, "ingest", [job.key for job in jobs], executor, console)
+        decided = resolve_all(store, [job.unit.name for job in jobs], work.config, console, work.state)
         keys = [apply_key(job, store) for job in jobs]
         applied = each(store, jobs, "apply", keys, executor, console)
-        return finish(store, work, jobs, ingested, applied, decided, console)
+        return finish(store, work, jobs, read, applied, decided, console)
+
+
+def prepared(store: Store, work: Work) -> Work:
+    """The work with the eval sets indexed, and the name of that index as its state."""
+    if "decontaminate" not in work.config.stages:
+        return work
+    from curate.stages.decontaminate import prepare
+
+    return replace(work, state=prepare(store, work.config.decontaminate))
 
 
 def each(
     store: Store, jobs: Sequence[Job], step: str, keys: Sequence[str], executor: Executor, console: Console
 ) -> list[dict[str, Any]]:
     """Run a step for the units that need it; the counts of all units, in plan order."""
-    found = [store.done(f"{step}/{job.unit.name}", key) for job, key in zip(jobs, keys, strict=True)]
+    if step == "ingest":
+        found = [ingested(store, job, key) for job, key in zip(jobs, keys, strict=True)]
+    else:
+        found = [store.done(f"{step}/{job.unit.name}", key) for job, key in zip(jobs, keys, strict=True)]
     todo = [index for index, summary in enumerate(found) if summary is None]
     if todo:
         store.remove(MANIFEST)
@@ -111,8 +125,11 @@ def finish(
     """Account, check the law, write the manifest, tidy up, render the card."""
     from curate.cards import contamination
     from curate.cards.render import write_card
+    from curate.previous import open_previous
 
     found = account.combine(work.units, ingested, applied, work.config.stages)
+    for entry in found["inputs"]:
+        entry.update(work.inputs.get(entry["file"], {}))
     gave: dict[str, int] = {}
     for unit, counts in zip(work.units, ingested, strict=True):
         gave[unit.file] = gave.get(unit.file, 0) + counts["rows_with_records"]
@@ -136,12 +153,14 @@ def finish(
         "decontamination": contamination.summary(found["stages"]),
         "near_duplicates": config["minhash"] if "minhash" in config["stages"] else "OFF",
         "restored": config["restore"],
+        "previous": [old.facts() for old in open_previous(work.config.previous)],
         "versions": account.versions(),
         "units": [{"unit": job.unit.name, "file": job.unit.file, "source": job.unit.source} for job in jobs],
     }
     files = [name for job in jobs for step in ("ingest", "apply") for name in store.outputs(f"{step}/{job.unit.name}")]
+    files += [name for unit in _deciders(store, work.config) for name in store.outputs(unit)]
     manifest = store.commit(facts, files)
-    _tidy(store, jobs, manifest)
+    _tidy(store, work, jobs, manifest)
     write_card(work.out, manifest)
     for warning in contamination.warnings(contamination.stage_facts(manifest["stages"])):
         console.warn(warning)
@@ -152,9 +171,16 @@ def finish(
     return manifest
 
 
-def _tidy(store: Store, jobs: Sequence[Job], manifest: Mapping[str, Any]) -> None:
+def _deciders(store: Store, config: CurateConfig) -> list[str]:
+    """The markers of reduce stages that wrote files of their own while deciding."""
+    names = [f"resolve/{stage}" for stage in config.stages]
+    return [name for name in names if store.path(f"{UNITS}/{name}.json").is_file()]
+
+
+def _tidy(store: Store, work: Work, jobs: Sequence[Job], manifest: Mapping[str, Any]) -> None:
     """Drop intermediates, markers of units that are no longer there, and files the manifest does not name."""
     live = {f"{UNITS}/{step}/{job.unit.name}.json" for job in jobs for step in ("ingest", "apply")}
+    live |= {f"{UNITS}/{unit}.json" for unit in _deciders(store, work.config)}
     for name in store.names(hidden=True):
         if name.startswith((f"{WORK}/", f"{SLICES}/")) or (name.startswith(f"{UNITS}/") and name not in live):
             store.remove(name)

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from curate.foundation.errors import UsageError
 from curate.tables import batches, read_arrow
 
 
@@ -54,6 +55,15 @@ def open_previous(folders: Sequence[str]) -> list[Previous]:
         _, manifest = open_folder(Path(folder))
         found.append(Previous(folder, Path(folder), manifest))
     return found
+
+
+def check_previous(out: Path, folders: Sequence[str]) -> None:
+    """Refuse earlier outputs that are not there, not complete, or the output itself; raises UsageError."""
+    for old in open_previous(folders):
+        if old.root.resolve() == out.resolve():
+            raise UsageError(
+                f"--previous {old.folder} is the output itself", hint="give the new records a folder of their own"
+            )
 
 
 def old_sketches(stage: Any, previous: Sequence[Previous], scratch: Any) -> Iterator[OldSketch]:

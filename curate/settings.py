@@ -8,11 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from curate.selftest.settings import SelftestSettings
 from curate.sources import ReadSettings
+from curate.stages.decontaminate_settings import DecontaminateSettings
+from curate.stages.embedding_settings import EmbeddingSettings
 from curate.stages.minhash_settings import MinhashSettings
 from curate.stages.settings import ExactSettings, LengthSettings, QualitySettings, SelectSettings
 
-STAGES: Final = ("select", "length", "quality", "exact", "minhash")
-DEFAULT: Final = STAGES
+STAGES: Final = ("select", "length", "quality", "exact", "minhash", "embedding", "decontaminate")
+# embedding is asked for: it costs a model's time.
+DEFAULT: Final = ("select", "length", "quality", "exact", "minhash", "decontaminate")
 
 
 class Exemption(BaseModel):
@@ -37,6 +40,8 @@ class CurateConfig(BaseModel):
     quality: QualitySettings = Field(default_factory=QualitySettings)
     exact: ExactSettings = Field(default_factory=ExactSettings)
     minhash: MinhashSettings = Field(default_factory=MinhashSettings)
+    embedding: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
+    decontaminate: DecontaminateSettings = Field(default_factory=DecontaminateSettings)
     priority: dict[str, int] = Field(default_factory=dict, description="source -> rank; the higher one survives")
     selftest: SelftestSettings = Field(default_factory=SelftestSettings)
     previous: tuple[str, ...] = Field(default=(), description="earlier outputs: what they kept wins over new records")

@@ -103,7 +103,7 @@ def run_slice(work: Work, part: Slice, asked: dict[str, Any], executor: Executor
     Raises UsageError when other slices were started with other input or settings.
     """
     store = Store(work.out, "records")
-    jobs = work.jobs()
+    jobs = pipeline.prepared(store, work).jobs()
     keys = [job.key for job in jobs]
     plan = {"keys": digest_of(keys), "count": part.count, "asked": asked}
     _agree(store, plan)
@@ -122,6 +122,7 @@ def merge(work: Work, console: Console) -> dict[str, Any]:
     store = Store(work.out, "records")
     with store.locked("curate merge"):
         plan = _read(store, PLAN) or {}
+        work = pipeline.prepared(store, work)
         jobs = work.jobs()
         keys = [job.key for job in jobs]
         if plan.get("keys") != digest_of(keys):
@@ -133,7 +134,7 @@ def merge(work: Work, console: Console) -> dict[str, Any]:
         names = [job.unit.name for job in jobs]
         decided = _read(store, DECIDED)
         if decided is None:
-            found = resolve_all(store, names, work.config, console)
+            found = resolve_all(store, names, work.config, console, work.state)
             store.write_json(DECIDED, found)
             return {"step": "decided", "slices": plan["count"], "units": len(jobs)}
         wanted = [apply_key(job, store) for job in jobs]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from curate.foundation.errors import UsageError
 
 PERMUTATIONS: Final = 256  # at most so many, when bands and rows follow from a recall
 MOST_ROWS: Final = 16
+SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)([KMGT])i?B?", re.IGNORECASE)
+UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def chance(jaccard: float, bands: int, rows: int) -> float:
@@ -46,8 +49,8 @@ class MinhashSettings(BaseModel):
     """What counts as a near-duplicate, and how hard to look for it.
 
     `threshold` is on the exact Jaccard of word n-gram sets, inclusive. `bands` x `rows` only decide which pairs are
-    looked at; `recall` picks them for you. `memory` bounds what resolving holds at once, in bytes; default a quarter
-    of the machine's.
+    looked at; `recall` picks them for you. `memory` bounds what resolving holds at once, in bytes or as
+    `4G`; default a quarter of the machine's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +63,14 @@ class MinhashSettings(BaseModel):
     recall: float | None = Field(default=None, gt=0, lt=1)
     seed: int = Field(default=1, ge=0, lt=1 << 32)
     memory: int | None = Field(default=None, ge=1 << 20)
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        """A size such as 512M or 4G in bytes."""
+        if isinstance(value, str) and (found := SIZE.fullmatch(value.strip())):
+            return int(float(found[1]) * UNITS[found[2].upper()])
+        return value
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -80,8 +80,13 @@ def map_stages(config: CurateConfig) -> list[MapStage]:
     return [exempting(stage, config.restore) for stage in made]
 
 
-def sketchers(config: CurateConfig, setting: Setting | None = None) -> dict[str, Reducer]:
-    """The reduce stages, in stage order; `setting` is given where they will resolve, not where they only sketch."""
+def sketchers(
+    config: CurateConfig, setting: Setting | None = None, evals: Path | None = None
+) -> dict[str, Reducer]:
+    """The reduce stages, in stage order; `setting` is given where they will resolve, not where they only sketch.
+
+    `evals` is where the index of the eval sets lies; without one there is nothing to decontaminate against.
+    """
     from curate.previous import open_previous
     from curate.stages.exact import ExactStage
     from curate.stages.exempt import exempting_sketch
@@ -98,21 +103,30 @@ def sketchers(config: CurateConfig, setting: Setting | None = None) -> dict[str,
         from curate.stages.minhash import MinhashStage
 
         made["minhash"] = exempting_sketch(MinhashStage(config.minhash, out, previous), config.restore)
+    if "embedding" in config.stages:
+        from curate.stages.embedding import EmbeddingStage
+
+        made["embedding"] = exempting_sketch(EmbeddingStage(config.embedding, setting, previous), config.restore)
+    if "decontaminate" in config.stages and evals is not None:
+        from curate.stages.decontaminate import DecontaminateStage
+
+        made["decontaminate"] = exempting_sketch(DecontaminateStage(config.decontaminate, evals, out), config.restore)
     return made
 
 
 def resolve_all(
-    store: Store, units: Sequence[str], config: CurateConfig, console: Console | None = None
+    store: Store, units: Sequence[str], config: CurateConfig, console: Console | None = None, state: str = ""
 ) -> dict[str, dict[str, Any]]:
     """Let each reduce stage decide on what the ones before it left; its verdicts land in one file a unit.
 
-    Returns what each stage says of its decision as a whole.
+    `state` names the index of the eval sets, "" when there is none. Returns what each stage says of its decision as a whole.
     """
-    from curate.ingest import sketch_name, verdict_name
+    from curate.ingest import evals_folder, sketch_name, verdict_name
 
     gone = [np.empty(0, np.int64) for _ in units]
     said: dict[str, dict[str, Any]] = {}
-    for stage, reducer in sketchers(config, Setting(store.root, console)).items():
+    reducers = sketchers(config, Setting(store.root, console), evals_folder(store.root, state))
+    for stage, reducer in reducers.items():
         paths = [store.path(sketch_name(stage, unit)) for unit in units]
         resolved = reducer.resolve(paths, config.priority, gone)
         said[stage] = reducer.facts(resolved)
