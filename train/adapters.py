@@ -99,25 +99,21 @@ def frozen_digest(model: torch.nn.Module) -> str:
     return digest_of(facts) if facts else ""
 
 
-def merged(wrapped: Any, config: TrainConfig, reload: Any) -> Any:
-    """The model with the adapter in its weights; a 4-bit base is loaded again whole (by `reload`), and that is merged."""
-    if not config.load_in_4bit:
-        return wrapped.merge_and_unload(safe_merge=True)
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-    state = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(wrapped).items()}
-    whole = get_peft_model(reload(), wrapped.peft_config["default"])
-    set_peft_model_state_dict(whole, state)
-    return whole.merge_and_unload(safe_merge=True)
+def rebuilt(wrapped: Any, weights: dict[str, torch.Tensor]) -> Any:
+    """A fresh `PeftModel` with what was trained put into it by name: for weights that are sharded, or a 4-bit base."""
+    with torch.no_grad():
+        for name, parameter in wrapped.get_base_model().named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
+    return wrapped
 
 
-def save_adapter(wrapped: Any, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
-    """Write the adapter, where it stops, and how to load it; `state` are weights gathered elsewhere.
+def save_adapter(wrapped: Any, folder: Path) -> None:
+    """Write the adapter, where it stops, and how to load it.
 
     No config.json: with one beside an adapter, transformers looks for the whole model there.
     """
-    options = {"state_dict": state} if state is not None else {}
-    wrapped.save_pretrained(str(folder), **options)
+    wrapped.save_pretrained(str(folder))
     facts = json.loads((folder / CONFIG).read_bytes())
     for key in ("target_modules", "modules_to_save"):  # peft writes sets, in the order of the day
         facts[key] = sorted(facts[key]) if facts.get(key) else None

@@ -54,9 +54,10 @@ def _fill(folder: Path, model: Any, shards: Shards, weights: dict[str, Any] | No
     generation.eos_token_id, generation.pad_token_id = terminators, pad
     plain.generation_config = generation
     if adapter:
-        save_adapter(model, folder, weights)
+        save_adapter(model, folder)
     else:
-        model.save_pretrained(folder, **({"state_dict": weights} if weights is not None else {}))
+        whole = {name: weights[name] for name in model.state_dict() if name in weights} if weights else None
+        model.save_pretrained(folder, **({"state_dict": whole} if whole else {}))
     # The shards' files and never the model's own: transformers saves some tokenizers without part of their pipeline.
     shutil.copytree(shards.tokenizer, folder, dirs_exist_ok=True)
     facts = facts_of(shards.manifest)

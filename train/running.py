@@ -167,7 +167,7 @@ def _commit(
     cards: Path | None,
 ) -> dict[str, Any]:
     """Save `final/`, prove that it serves, and write manifest and card."""
-    files = final.save_final(store, made.final(config, shards), shards, weights)
+    files = final.save_final(store, made.final(config, shards, weights), shards, weights)
     smoke = final.smoke(store.path(final.FOLDER), shards, config.smoke_tokens)
     console.say(
         f"final/ loads with {smoke['with']}; its answer to one prompt "

@@ -65,14 +65,25 @@ class Made:
             "trained_parameters": self.trained,
         }
 
-    def final(self, config: TrainConfig, shards: Shards) -> Any:
-        """What `final/` is saved from: the model, the adapter around it, or the two merged."""
+    def final(self, config: TrainConfig, shards: Shards, weights: dict[str, torch.Tensor] | None) -> Any:
+        """What `final/` is saved from: the model, the adapter around it, or the two merged.
+
+        A 4-bit model is loaded again whole to be merged, and a sharded one (its `weights` gathered) to be wrapped.
+        """
         if self.wrapped is None:
             return self.inner.model
-        if not config.merge:
-            return self.wrapped
-        whole = config.model_copy(update={"load_in_4bit": False})
-        return adapters.merged(self.wrapped, config, lambda: build_model(whole, shards, self.precision))
+        wrapped = self.wrapped
+        if weights is not None or (config.merge and config.load_in_4bit):
+            whole = config.model_copy(update={"load_in_4bit": False})
+            torch.manual_seed(config.seed)
+            fresh = adapters.adapt(build_model(whole, shards, self.precision), config, added_tokens(shards))
+            wrapped = adapters.rebuilt(fresh, weights or checkpoint.weights_of(self.inner.model))
+        return wrapped.merge_and_unload(safe_merge=True) if config.merge else wrapped
+
+
+def added_tokens(shards: Shards) -> list[str]:
+    """The tokens that pack added to the tokenizer."""
+    return list(shards.manifest.get("added_tokens") or ())
 
 
 def make(config: TrainConfig, shards: Shards, plan: Plan, run: Path) -> Made:
@@ -132,7 +143,7 @@ def prepared(config: TrainConfig, shards: Shards, device: str, precision: str) -
         _liger(model, device)
     wrapped = None
     if config.lora is not None:
-        wrapped = adapters.adapt(model, config, list(shards.manifest.get("added_tokens") or ()))
+        wrapped = adapters.adapt(model, config, added_tokens(shards))
         model = wrapped.get_base_model()
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

@@ -194,6 +194,19 @@ def test_two_processes_take_the_steps_of_one(whole, pair):
             assert (shared[name] - value).norm() <= 1e-5 * value.norm(), name
 
 
+def test_two_processes_that_share_the_parameters_take_the_same_steps(tmp_path, shards, whole):
+    """FSDP2 over gloo, which torch runs on CPU: sharded parameters and moments, gathered for checkpoints and final/."""
+    run = tmp_path / "run"
+    words = ["--num-processes", "2", "--set", "fsdp=true"]
+    done = subprocess.run(command(shards, run, *words), env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(lines(run), lines(whole), strict=True):
+        key = "loss" if "loss" in ours else "eval_loss"
+        assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
+    shared, alone = (load_file(path / "final/model.safetensors") for path in (run, whole))
+    assert {name: value.shape for name, value in shared.items()} == {name: v.shape for name, v in alone.items()}
+
+
 def test_a_rerun_of_a_complete_run_changes_nothing_and_a_changed_one_is_refused(shards, whole):
     before = weights(whole)
     assert train(CONFIG, shards, whole, Console(quiet=True), batch_chosen=True) == Store(whole, "run").manifest()
