@@ -1,9 +1,9 @@
 """Texts to unit vectors by a sentence-transformers model on this machine's best device.
 
 Texts are sorted by length and encoded in batches of fixed shapes: of 32, 64, 96 ... tokens, as many texts as make up
-BUDGET tokens, the last batch of a shape filled up. So the vector of a text is the same bits whatever else is encoded with it, which a batch
-padded to its longest text does not give. Text beyond the model's window is cut, as in every such model;
-`Encoder.cut` says where. An empty text has a row of zeros.
+BUDGET tokens, the last batch of a shape filled up. So the vector of a text is the same bits whatever else is encoded
+with it, which a batch padded to its longest text does not give. Text beyond the model's window is cut, as in every
+such model; `Encoder.cut` says where. An empty text has a row of zeros.
 
 Cost: nearly all of it is the model. all-MiniLM-L6-v2 (22.7 M parameters) does some 30 prompts of 60 tokens a second on
 one slow core; a GPU does thousands.
