@@ -8,6 +8,7 @@ and its moments in float32; the frozen weights once, in bf16 where the run is bf
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +45,9 @@ def adapt(model: Any, config: TrainConfig, added: list[str]) -> Any:
         modules_to_save=saved or None,
         ensure_weight_tying=bool(saved) and bool(model.config.get_text_config().tie_word_embeddings),
     )
-    wrapped = get_peft_model(model, settings)
+    with warnings.catch_warnings():  # peft asks transformers for an attribute by its old name
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        wrapped = get_peft_model(model, settings)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

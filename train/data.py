@@ -161,7 +161,8 @@ class Shards:
         for stage in self.stages:
             if not len(stage.split):
                 raise DataError(
-                    f"{root}: the {stage.name} split has no rows", hint=f"pack more data: pack build OUT {root} --overwrite"
+                    f"{root}: the {stage.name} split has no rows",
+                    hint=f"pack more data: pack build OUT {root} --overwrite",
                 )
             if not stage.split.trained:
                 raise DataError(

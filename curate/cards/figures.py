@@ -144,15 +144,15 @@ def ribbon(segments: Sequence[Mapping[str, Any]], ctx: int, spans: Sequence[Sequ
     return Figure("ribbon", alt, canvas.svg())
 
 
-def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+def curves(series: Mapping[str, Sequence[tuple[float, float]]], name: str = "loss", title: str = "Loss") -> Figure:
     """Loss over steps on a logarithmic axis: `train` a line, every other series a line with its points marked."""
     used = {name: [p for p in points if p[1] > 0 and math.isfinite(p[1])] for name, points in series.items()}
     used = {name: points for name, points in used.items() if points}
-    alt = "Loss over steps. " + " ".join(f"{k}: from {v[0][1]:.4g} to {v[-1][1]:.4g}." for k, v in used.items())
-    canvas = Canvas("Loss", alt, 360)
+    alt = f"{title} over steps. " + " ".join(f"{k}: from {v[0][1]:.4g} to {v[-1][1]:.4g}." for k, v in used.items())
+    canvas = Canvas(title, alt, 360)
     if not used:
         canvas.text(20, 80, "no loss was recorded", kind="m")
-        return Figure("loss", alt, canvas.svg())
+        return Figure(name, alt, canvas.svg())
     canvas.legend(52, [(SERIES[i % 8], name) for i, name in enumerate(used)])
     steps = [x for points in used.values() for x, _ in points]
     values = [y for points in used.values() for _, y in points]
@@ -167,14 +167,14 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
             x, 334, compact(x0 + (x1 - x0) * tick / 4), kind="m", anchor="end" if tick == 4 else "middle", size=11
         )
     canvas.text(WIDTH - 24, 350, "step", kind="m", anchor="end", size=11)
-    for i, (name, points) in enumerate(used.items()):
+    for i, (label, points) in enumerate(used.items()):
         every = max(1, len(points) // 400)
         thin = [*points[:-1:every], points[-1]]
         drawn = [
             (70 + (WIDTH - 94) * (x - x0) / (x1 - x0), 315 - 240 * (math.log(y) - y0) / (y1 - y0)) for x, y in thin
         ]
         canvas.path(drawn, SERIES[i % 8], width=1.6)
-        if name != "train" and len(drawn) <= 60:
+        if label != "train" and len(drawn) <= 60:
             for (x, y), point in zip(drawn, thin, strict=True):
-                canvas.dot(x, y, SERIES[i % 8], f"{name}, step {point[0]:,.0f}: {point[1]:.4g}")
-    return Figure("loss", alt, canvas.svg())
+                canvas.dot(x, y, SERIES[i % 8], f"{label}, step {point[0]:,.0f}: {point[1]:.4g}")
+    return Figure(name, alt, canvas.svg())

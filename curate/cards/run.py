@@ -47,9 +47,14 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
         ("Parameters", manifest.get("parameters")),
         ("Device", manifest.get("device")),
         ("Precision", manifest.get("precision")),
+        *([("Trained parameters", manifest["trained_parameters"])] if config.get("lora") else []),
+        *([("Best step", results["best_step"])] if results.get("best_step") else []),
         *[(name, results.get(key)) for name, key in (("First loss", "loss_first"), ("Last loss", "loss_last"))],
     ]
     blocks: list[Any] = [figures.curves(_series(manifest))]
+    for key, title in (("loss_by_source", "Loss by source"), ("eval_loss_by_source", "Held-out loss by source")):
+        if len(series := _by_source(manifest, key)) > 1:
+            blocks.append(figures.curves(series, key.replace("_", "-"), title))
     if by_source := results.get("eval_loss_by_source"):
         blocks.append(Table(("Source", "Held-out loss"), [[code(name), loss] for name, loss in by_source.items()]))
     card.sections = [Section("Loss", blocks)]
@@ -61,9 +66,15 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
     if plan := manifest.get("plan"):
         rows = [[key.replace("_", " "), value] for key, value in plan.items() if not isinstance(value, (dict, list))]
         card.sections.append(Section("Batch and schedule", [Table(("Setting", "Value"), rows)]))
-    snippet = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+    kind = (
+        "peft import AutoPeftModelForCausalLM"
+        if smoke.get("with") == "peft"
+        else "transformers import AutoModelForCausalLM"
+    )
+    snippet = f"from {kind}\nfrom transformers import AutoTokenizer\n\n"
     snippet += (
-        'model = AutoModelForCausalLM.from_pretrained("final/")\ntokenizer = AutoTokenizer.from_pretrained("final/")'
+        f'model = {kind.rpartition(" ")[2]}.from_pretrained("final/")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("final/")'
     )
     card.sections.append(Section("How to load", [Fence(snippet, "python")]))
     rows = [["Shards fingerprint", code(str(shards.get("fingerprint") or "unknown"))]]
@@ -88,6 +99,16 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
 
 def _setting(value: Any) -> Any:
     return code(json.dumps(value)) if isinstance(value, (dict, list)) else value
+
+
+def _by_source(manifest: Manifest, key: str) -> dict[str, list[tuple[float, float]]]:
+    """A curve for each of the eight sources seen most often."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for point in manifest.get("curve") or manifest.get("losses") or []:
+        for name, loss in (point.get(key) or {}).items():
+            found.setdefault(name, []).append((point["step"], loss))
+    most = sorted(found, key=lambda name: (-len(found[name]), name))[:8]
+    return {name: found[name] for name in sorted(most)}
 
 
 def _series(manifest: Manifest) -> dict[str, list[tuple[float, float]]]:

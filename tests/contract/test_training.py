@@ -133,6 +133,47 @@ def test_untrained_positions_have_no_gradient_and_their_labels_no_effect(shards)
         torch.testing.assert_close(a, p.grad, rtol=1e-5, atol=1e-6)
 
 
+def captured(objective):
+    """What gradients reach the output of the body (hidden states) of a model, by position."""
+    found = []
+
+    def hook(module, arguments, output):
+        output.last_hidden_state.register_hook(lambda grad: found.append(grad.clone()))
+
+    objective.model.base_model.register_forward_hook(hook)
+    return found
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_the_objective_sends_nothing_at_all_through_untrained_positions(shards, chunked):
+    """Exactly 0, not nearly: both where the head runs in chunks and where it runs in the model's own code."""
+    objective = made(llama() if chunked else scaled_logits())
+    assert objective.chunked == chunked
+    found, row = captured(objective), shards.train[0]
+    batch = collate([row], [], flat=True)
+    objective(batch)[0].backward()
+    trained = torch.zeros(batch.input_ids.shape[1], dtype=torch.bool)
+    trained[batch.keep] = True
+    assert not found[0][0, ~trained].any() and found[0][0, trained].any(dim=-1).all()
+
+
+def test_changing_an_untrained_label_leaves_every_gradient_bit_equal(shards):
+    """The last token of a row is input to nothing after it, so it is its label alone that is changed here."""
+    row = shards.train[0]
+    end = len(row.input_ids) - row.pad - 1
+    ids, labels = row.input_ids.copy(), row.labels.copy()
+    labels[end] = -100
+    found = []
+    for token in (ids[end], (ids[end] + 1) % 22):
+        changed = ids.copy()
+        changed[end] = token
+        objective = made(llama())
+        objective(collate([replace(row, input_ids=changed, labels=labels)], [], flat=True))[0].backward()
+        found.append({name: p.grad.clone() for name, p in objective.model.named_parameters()})
+    for name in found[0]:
+        assert torch.equal(found[0][name], found[1][name]), name
+
+
 def scaled_logits():
     from transformers import GraniteConfig
 
