@@ -27,6 +27,9 @@ Ident = Annotated[str, typer.Argument(metavar="ID", help="A record's id, 32 hex 
 Overlong = Annotated[
     str | None, typer.Option("--overlong", metavar="W", help="drop | truncate-turns | truncate | error.")
 ]
+PromptFormat = Annotated[
+    str | None, typer.Option("--prompt-format", metavar="F", help="Such as 'Question: {prompt}\\nAnswer: '.")
+]
 
 
 def main() -> None:
@@ -45,9 +48,7 @@ def build_command(
     template: Annotated[
         str | None, typer.Option("--template", metavar="NAME|FILE", help="chatml, qwen, a file, or none.")
     ] = None,
-    prompt_format: Annotated[
-        str | None, typer.Option("--prompt-format", metavar="F", help="Such as 'Question: {prompt}\\nAnswer: '.")
-    ] = None,
+    prompt_format: PromptFormat = None,
     loss_on: Annotated[
         str | None, typer.Option("--loss-on", metavar="W", help="assistant | last | all | completion.")
     ] = None,
