@@ -27,6 +27,9 @@ Ident = Annotated[str, typer.Argument(metavar="ID", help="A record's id, 32 hex 
 Overlong = Annotated[
     str | None, typer.Option("--overlong", metavar="W", help="drop | truncate-turns | truncate | error.")
 ]
+ControlTokens = Annotated[
+    str | None, typer.Option("--control-tokens", metavar="W", help="Literal ones in content: text | strip | reject.")
+]
 PromptFormat = Annotated[
     str | None, typer.Option("--prompt-format", metavar="F", help="Such as 'Question: {prompt}\\nAnswer: '.")
 ]
@@ -54,10 +57,7 @@ def build_command(
     ] = None,
     algorithm: Annotated[str | None, typer.Option("--algorithm", metavar="A", help="bfd | first-fit | none.")] = None,
     overlong: Overlong = None,
-    control_tokens: Annotated[
-        str | None,
-        typer.Option("--control-tokens", metavar="W", help="Literal ones in content: text | strip | reject."),
-    ] = None,
+    control_tokens: ControlTokens = None,
     engine: Annotated[
         str | None, typer.Option("--tokenizer-engine", metavar="E", help="auto | hf | gigatoken.")
     ] = None,
