@@ -3,7 +3,7 @@
 The facts of the stage `decontaminate`, as the manifest keeps them (all counts of distinct things):
 
     evals        [{name, items, digest, licence, origin, hit_items, removed, flagged, undetectable, undetectable_items,
-                   by_rule: {rule: {removed, flagged}}}]
+                   with_answer (undetectable, but found where their answer follows), by_rule: {rule: {removed, flagged}}}]
     heatmap      {eval: {source: items of the eval that this source hits}}
     boilerplate  [{eval, ngram, items, records}]: n-grams left out of the comparison
     scope        whose turns were compared; report_only: nothing was removed
@@ -16,6 +16,7 @@ of the record only what lies between the first and the last matched character, w
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ MANY: Final = 0.02  # of an eval's items hit by one source: more is worth a warn
 CONTEXT: Final = 40
 SHOWN: Final = 700
 LISTED: Final = 12
+EACH: Final = 4
 HIDDEN: Final = "[the answer]"
 OPEN, CLOSE = "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}", "\N{MATHEMATICAL RIGHT WHITE SQUARE BRACKET}"
 Piece = tuple[str, bool]
@@ -124,6 +126,8 @@ def _told(facts: Mapping[str, Any]) -> Markdown:
     told = f"Compared: {scope}, with the questions of each set. "
     told += "An item counts as undetectable when no active rule would find it even word for word: it is too short, or "
     told += "all of it is boilerplate; `card.json` names each one."
+    if found := sum(entry.get("with_answer", 0) for entry in facts["evals"]):
+        told += f" Of these, {found:,} are still found where their answer follows."
     if facts.get("report_only"):
         told += " **Report only: nothing was removed.**"
     return Markdown(told)
@@ -174,13 +178,16 @@ def _boilerplate(facts: Mapping[str, Any]) -> list[Any]:
     listed = facts.get("boilerplate") or []
     if not listed:
         return []
-    rows = [
-        [code(item["eval"]), prose(shorten(clean(str(item["ngram"])), 120)), item.get("items"), item.get("records")]
-        for item in listed[:LISTED]
-    ]
+    seen: Counter[str] = Counter()
+    rows = []
+    for item in listed:
+        seen[item["eval"]] += 1
+        if seen[item["eval"]] <= EACH and len(rows) < LISTED:
+            phrase = prose(shorten(clean(str(item["ngram"])), 120))
+            rows.append([code(item["eval"]), phrase, item.get("items"), item.get("records")])
     total = facts.get("boilerplate_total", len(listed))
     told = f"Left out as boilerplate: {total:,} n-grams that many items of a set share, or many records hold"
-    told += f"; the {len(rows):,} commonest:" if total > len(rows) else ":"
+    told += f"; the commonest, {EACH} a set at most:" if total > len(rows) else ":"
     return [told, Table(("Eval", "N-gram", "Items with it", "Records with it"), rows)]
 
 
@@ -204,6 +211,8 @@ def pieces(text: str, spans: Sequence[Sequence[int]], *, whole: bool = False, hi
         elif stop > start:
             merged.append([start, stop])
     begin = 0 if whole or not merged else max(0, merged[0][0] - CONTEXT)
+    while 0 < begin < merged[0][0] and not text[begin - 1].isspace():
+        begin += 1
     end = len(text) if whole or not merged else merged[-1][1]
     cut, place = [("\N{HORIZONTAL ELLIPSIS}", False)] if begin else [], begin
     for start, stop in merged:
