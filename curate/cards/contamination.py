@@ -179,7 +179,7 @@ def _boilerplate(facts: Mapping[str, Any]) -> list[Any]:
     if not listed:
         return []
     seen: Counter[str] = Counter()
-    rows = []
+    rows: list[list[Any]] = []
     for item in listed:
         seen[item["eval"]] += 1
         if seen[item["eval"]] <= EACH and len(rows) < LISTED:

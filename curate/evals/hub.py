@@ -7,6 +7,8 @@ there; any other is an `Offline` error within a second, which names the local wa
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from curate.evals.local import Read
 
+OF: Final = re.compile(r"(.*-)\d{5}-of-(\d{5})")
 ROOTS: Final = ("", "data", "raw")
 
 
@@ -30,8 +33,8 @@ def fetch(name: str, entry: Entry, fields: Fields | None = None) -> tuple[pa.Tab
 
     off = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     root = kept(entry)
-    if root is not None and (off or chosen(entry, names_in(root))):
-        return _read(name, entry, fields, root, chosen(entry, names_in(root)), root.name)
+    if root is not None and (off or entry.revision) and (names := chosen(entry, names_in(root))):
+        return _read(name, entry, fields, root, names, root.name)
     if off or not reachable():
         raise _offline(name, entry)
     return _download(name, entry, fields)
@@ -70,11 +73,15 @@ def _download(name: str, entry: Entry, fields: Fields | None) -> tuple[pa.Table,
 
 
 def chosen(entry: Entry, names: Iterable[str]) -> list[str]:
-    """The files of the entry's splits among the names of a repository, sorted."""
+    """The files of the entry's splits among the names of a repository, sorted; none when some are missing."""
     names, out = sorted(names), []
     for split in entry.splits[:1] if entry.files else entry.splits:
         found = ([name for name in names if fnmatchcase(name, glob)] for glob in entry.globs(split))
-        out += next((part for part in found if part), [])
+        part = next((part for part in found if part), [])
+        pieces = Counter(match.groups() for name in part if (match := OF.search(name)))
+        if len(part) < entry.parts or any(count < int(whole) for (_, whole), count in pieces.items()):
+            return []  # a download that was cut short
+        out += part
     return sorted(set(out))
 
 
@@ -104,8 +111,6 @@ def _read(
 ) -> tuple[pa.Table, SetFacts]:
     from curate.evals import local
 
-    if not names:
-        raise _offline(name, entry)
     read = local.Read(name)
     for file in names:
         folder = file.rpartition("/")[0]

@@ -1,6 +1,7 @@
 """The registry: eval name -> where the hub has it, which columns hold what, and its licence.
 
-`files` are globs over the repository, tried in order until one finds files; None: the usual places of the split. A
+`files` are globs over the repository, tried in order until one finds files (`parts` of them at least); without any, the
+usual places of the split. A
 `revision` of None is not pinned here: the first fetch takes the newest commit and records it in the cache, and the
 cached copy is what every later run compares against. Licences are those the hub declares; "unknown" where it has none.
 """
@@ -26,6 +27,7 @@ class Entry:
     config: str | None = None
     splits: tuple[str, ...] = ("test",)
     files: tuple[str, ...] = ()
+    parts: int = 1
 
     def globs(self, split: str) -> tuple[str, ...]:
         """Where the files of a split may lie, the likeliest first."""
@@ -73,6 +75,7 @@ SETS: Final[dict[str, Entry]] = {
         *("lukaemon/bbh", "982bb89fd79532a8ac676a61fc42eb1aeec63f99", "unknown"),
         Fields(question="input", answer="target"),
         files=("*/test-*.parquet",),
+        parts=27,
     ),
     "code-contests": Entry(
         *("deepmind/code_contests", "802411c3010cb00d1b05bad57ca77365a3c699d6", "cc-by-4.0"),
@@ -119,11 +122,13 @@ SETS: Final[dict[str, Entry]] = {
         *("livecodebench/code_generation_lite", "0fe84c3912ea0c4d4a78037083943e8f0c4dd505", "unknown"),
         Fields(question="question_content", id="question_id"),
         files=("test*.jsonl",),
+        parts=6,
     ),
     "math": Entry(
         *("EleutherAI/hendrycks_math", "21a5633873b6a120296cce3e2df9d5550074f4a3", "mit"),
         Fields(question="problem", answer="solution"),
         files=("*/test-*.parquet",),
+        parts=7,
     ),
     "math-500": Entry(
         *("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", "unknown"),

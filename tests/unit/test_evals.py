@@ -388,6 +388,22 @@ def test_a_set_comes_from_the_hub_at_its_commit_and_then_from_the_cache(tmp_path
     assert json.loads(again.stdout)["sets"][0]["digest"] == facts["digest"]
 
 
+def test_half_a_download_is_not_taken_for_a_set():
+    from curate.evals.hub import chosen
+
+    subjects = [f"subject{i}/test-00000-of-00001.parquet" for i in range(7)]
+    assert len(chosen(registry.SETS["math"], [*subjects, "README.md"])) == 7
+    assert chosen(registry.SETS["math"], subjects[:6]) == []
+    both = [
+        "data/validation-00000-of-00001.parquet",
+        "data/test-00000-of-00002.parquet",
+        "data/test-00001-of-00002.parquet",
+    ]
+    assert chosen(registry.SETS["hellaswag"], both) == sorted(both)
+    assert chosen(registry.SETS["hellaswag"], both[:2]) == []
+    assert chosen(registry.SETS["hellaswag"], both[1:]) == []
+
+
 def test_every_registry_entry_is_pinned_or_says_that_it_pins_on_the_first_fetch():
     unpinned = {name for name, entry in registry.SETS.items() if entry.revision is None}
     assert unpinned == {"hungarian-exam", "mt-bench"}
