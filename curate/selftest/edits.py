@@ -12,7 +12,7 @@ from typing import Final
 
 from curate.selftest.measuring import words
 
-_WORD: Final = re.compile(r"[^\W\d_]+|\d+")
+_WORD: Final = re.compile(r"\w+")
 _SYLLABLES: Final = [first + second for first in "bdfgklmnprstvz" for second in "aeiou"]
 _SENTENCE: Final = re.compile(r"(?<=[.!?。！？])\s*|\n+")
 SAID_OTHERWISE: Final = {

@@ -85,7 +85,7 @@ def measure(out: Path, rows: int, seed: int, console: Console) -> dict[str, Any]
     sample = draw_sample(out, manifest, rows, seed)
     if len(sample) < FEWEST:
         raise DataError(
-            f"{out} keeps {len(sample)} record(s); a selftest needs at least {FEWEST}",
+            f"{out} keeps too few records for a selftest ({len(sample)}, at least {FEWEST})",
             hint=f"see what was removed: curate card {out}",
         )
     alike = next((promise for promise in promised if isinstance(promise, Alike)), None)
