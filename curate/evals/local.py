@@ -84,6 +84,10 @@ def find(given: str) -> tuple[list[Path], list[tuple[str, str]]]:
                 continue
             if name in META or not is_data(name):
                 skipped.append((shown, "not a data file"))
+            elif not _named_in_text(here):
+                skipped.append(
+                    (os.fsencode(shown).decode("utf-8", "backslashreplace"), "its name is not UTF-8: rename it")
+                )
             elif not here.is_file() or not os.access(here, os.R_OK):
                 skipped.append((shown, "not a readable file"))
             else:
@@ -93,6 +97,14 @@ def find(given: str) -> tuple[list[Path], list[tuple[str, str]]]:
             f"--against {given}: no data file in it", hint="jsonl, json, csv, tsv, parquet, arrow, or a zip of them"
         )
     return files, skipped
+
+
+def _named_in_text(path: Path) -> bool:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_data(name: str) -> bool:
@@ -154,9 +166,10 @@ def read_file(out: Read, path: Path, shown: str, fields: Fields | None, prefix: 
             out.bad.append(BadRow(_place(shown, label), row, str(error)))
     if len(out.items) == before:
         reason = unmapped or (out.bad[-1].reason if out.bad else "no rows")
+        hint = f"say which columns hold what: --set decontaminate.evals.{out.name}.fields.question=COLUMN"
         raise UsageError(
             f"{shown}: no question could be read: {reason}",
-            hint=f"say which columns hold what: --set decontaminate.evals.{out.name}.fields.question=COLUMN",
+            hint=hint if unmapped else "mend the file, download it again, or leave it out",
         )
     return ""
 

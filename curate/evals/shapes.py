@@ -142,7 +142,9 @@ def _question(row: Mapping[str, Any], question: str) -> tuple[str, ...]:
     names = columns_of(question)
     values = {name: _look(row, name) for name in names}
     if missing := [name for name, value in values.items() if value is None]:
-        raise Unmapped(f"no column {missing[0]!r} among {_keys(row)}", columns=missing[0] not in row)
+        if missing[0] in row:
+            raise Unmapped("an empty question")
+        raise Unmapped(f"no column {missing[0]!r} among {_keys(row)}", columns=True)
     if "{" in question:
         parts = [
             literal + (_text(values[name]).strip() if name else "")

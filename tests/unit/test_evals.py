@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import threading
 import time
 import zipfile
@@ -194,14 +195,46 @@ def test_bad_rows_are_counted_and_named_never_lost(tmp_path):
     assert [row["row"] for row in items(found)] == [0, 6]
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "{broken", '{"a": 1}\n'])
-def test_a_file_without_any_question_is_an_error_that_says_how_to_map_it(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ("", "mend"),
+        ("\n\n", "mend"),
+        ("{broken", "mend"),
+        ('{"a": 1}\n', "fields.question="),
+        ('["q"]', "fields.question="),
+    ],
+)
+def test_a_file_without_any_question_is_an_error_that_says_what_to_do(tmp_path, content, hint):
     path = tmp_path / "set" / "one.jsonl"
     path.parent.mkdir()
     path.write_text(content)
     with pytest.raises(UsageError, match="no question could be read") as caught:
         evals.load([str(path)])
-    assert "fields.question=" in caught.value.hint
+    assert hint in caught.value.hint
+
+
+def test_a_name_that_is_not_utf8_is_passed_over_and_named(tmp_path):
+    path = lines(tmp_path / "set" / "one.jsonl", [{"question": "q?"}])
+    try:
+        (path.parent / os.fsdecode(b"two\xff.jsonl")).write_text('{"question": "lost?"}')
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    found = evals.load([str(path.parent)])
+    assert list(found.sets) == ["set/one"]
+    assert found.skipped == (("set/two\\xff.jsonl", "its name is not UTF-8: rename it"),)
+
+
+def test_what_an_archive_hides_stays_inside_the_caps(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "one.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("../../outside.jsonl", '{"question": "q?"}\n')
+        archive.writestr("bomb.jsonl", b"0" * (80 << 20))
+    found = evals.load([str(folder)])
+    assert [bad.reason for bad in found.bad] == ["a member of the zip is larger than the caps allow"]
+    assert found.sets["set/one"].items == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["one.zip", "set"]
 
 
 def test_a_damaged_zip_is_an_error(tmp_path):
@@ -360,7 +393,6 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 def test_a_set_comes_from_the_hub_at_its_commit_and_then_from_the_cache(tmp_path):
     """In a process of its own: the hub's client reads its settings when it is imported."""
-    import os
     import subprocess
     import sys
 
