@@ -50,14 +50,16 @@ def _stage(name: str, removed: int, facts: Mapping[str, Any]) -> list[Any]:
     told = f"**{title}** (stage `{name}`, key {code(str(facts.get('key', '')))}): {number}; "
     told += f"the largest cluster has {biggest:,} records.{_looked_at(facts.get('candidates'))}"
     blocks: list[Any] = [Markdown(told)]
-    blocks.append(cluster_sizes(f"{name}-clusters", title, clusters["edges"], clusters["counts"]))
+    if len(clusters["edges"]) > 1:
+        blocks.append(cluster_sizes(f"{name}-clusters", title, clusters["edges"], clusters["counts"]))
     if similar := facts.get("similarity"):
         unit = "cosine" if name == "embedding" else "exact Jaccard"
         blocks.append(
             similarity(f"{name}-similarity", title, similar["edges"], similar["counts"], similar["threshold"], unit)
         )
     pairs = facts.get("pairs") or {"listed": [], "rest": 0}
-    blocks.append(who_duplicates_whom(f"{name}-sources", title, pairs["listed"], pairs["rest"]))
+    if len(pairs["listed"]) > 1:
+        blocks.append(who_duplicates_whom(f"{name}-sources", title, pairs["listed"], pairs["rest"]))
     headers = ("Removed from", "because kept in", "Records")
     rows = [[code(pair["removed"]), code(pair["kept"]), pair["records"]] for pair in pairs["listed"][:TOP]]
     blocks.append(Rows(headers, [*rows, *_rest(pairs)]))
@@ -110,7 +112,9 @@ def _range(edges: Sequence[int], index: int) -> str:
     """A bin of cluster sizes in words; `edges` are lower bounds and double from the fourth on."""
     low = edges[index]
     high = low if low < 5 else 2 * (low - 1)
-    return f"{low:,}" if low == high else f"{compact(low)}\N{EN DASH}{compact(high)}"
+    if high > 999:
+        return f"> {compact(low - 1)}"
+    return f"{low}" if low == high else f"{low}\N{EN DASH}{high}"
 
 
 def similarity(

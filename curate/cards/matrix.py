@@ -32,12 +32,15 @@ def heatmap(
     told = "; ".join(f"{_say(row)} to {_say(column)} {count:,}" for (row, column), count in ranked[:6])
     alt = f"{title}: {rows} (rows) by {columns} (columns). {told}."
     most = max(folded.values(), default=0) or 1
-    slot, high, top = min(92.0, (WIDTH - _LEFT - 24) / max(len(across), 1)), 26, 92
+    slot, high = min(92.0, (WIDTH - _LEFT - 24) / max(len(across), 1)), 26
+    narrow = any(fit(_say(column), slot - 6, 11) != _say(column) for column in across)  # then names take two lines
+    top = 108 if narrow else 92
     canvas = Canvas(title, alt, top + high * len(down) + 22)
     canvas.text(_LEFT - 12, top - 10, rows, kind="m", anchor="end", size=11)
-    canvas.text(_LEFT, top - 34, columns, kind="m", size=11)
+    canvas.text(_LEFT, 58, columns, kind="m", size=11)
     for index, column in enumerate(across):
-        canvas.text(_LEFT + slot * (index + 0.5), top - 10, fit(_say(column), slot - 6, 11), anchor="middle", size=11)
+        y, room = (top - 10 - 16 * (index % 2), 2 * slot - 12) if narrow else (top - 10, slot - 6)
+        canvas.text(_LEFT + slot * (index + 0.5), y, fit(_say(column), room, 11), anchor="middle", size=11)
     for line, row in enumerate(down):
         y = top + high * line
         canvas.text(_LEFT - 12, y + 17, fit(_say(row), _LEFT - 32), anchor="end")
