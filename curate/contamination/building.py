@@ -76,7 +76,8 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
     answered = (asked.spoken > 0) & (np.diff(answers.word_at) > 0) & ~again
     answered &= asked.spoken + np.diff(answers.word_at) >= extent
     allowed = _allowed(asked, counts, least)
-    tails, lengths = _tails(asked.tokens, short | answered)
+    exact = (allowed >= 0) & (counts < asked.per_item(lambda each: each.bigram.sure))
+    tails, lengths = _tails(asked.tokens, short | exact | answered)
     entries = [*(kept for kept, _ in found), _rarest(bigrams, at, allowed), tails]
     unique = [np.unique(part.keys, return_counts=True) for part in entries]
     plan = Plan(
@@ -89,7 +90,7 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
         bigrams=bigrams,
         allowed=allowed,
         window=np.ceil(asked.spoken * asked.per_item(lambda each: each.bigram.window)).astype(np.int64),
-        runs=short | answered,
+        runs=short | exact | answered,
         word_at=asked.tokens.word_at,
         words=asked.tokens.words,
         tails=lengths,
@@ -102,6 +103,7 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
         tokens=np.diff(asked.tokens.at),
         place=np.concatenate([part.place for part in entries]),
         short=short,
+        exact=exact,
         answered=answered,
         answers=answers.words,
         answer_at=answers.word_at,

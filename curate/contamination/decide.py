@@ -144,10 +144,11 @@ def _common(grams: Columns, whole: Bools, limit: float) -> Ints:
 
 
 def _frequent(index: EvalIndex, hits: Columns, limit: float) -> Ints:
-    """Items that more than `limit` records hold in part (or, being short, at all), and how many records do."""
+    """Items that more than `limit` records hold in part, or being short among other words, and how many records do."""
     distinct = index.distinct
     kind, item = hits["kind"], hits["key"]
-    chosen = kind == SHORT
+    chosen = (kind == SHORT) & (hits["value"] != ALONE)
+    chosen[chosen] = index.short[item[chosen]]
     bigram = np.flatnonzero(kind == BIGRAM)
     chosen[bigram] = hits["value"][bigram] < WHOLE * distinct[item[bigram]]
     pairs = np.unique(np.stack([item[chosen], hits["record"][chosen]], axis=1), axis=0)
@@ -167,7 +168,7 @@ def _bigram_parts(index: EvalIndex, each: list[Rules], hits: Columns, passed: In
     windows = _keyed(hits.take((hits["kind"] == BIGRAM) & live))
     distinct = index.distinct[windows["item"]]
     some = _rows(windows, "bigram", windows["value"] / np.maximum(distinct, 1), bound, index)
-    some["unsure"] = (distinct < sure[index.eval_of[windows["item"]]]) & (windows["value"] < distinct)
+    some["unsure"] = distinct < sure[index.eval_of[windows["item"]]]  # a sure match is among the short ones
     short = _keyed(hits.take((hits["kind"] == SHORT) & live))
     more = _rows(short, "bigram", np.ones(len(short)), bound, index)
     more["unsure"] = (index.spoken[short["item"]] < FEW) & (short["value"] != ALONE)

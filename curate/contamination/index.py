@@ -29,7 +29,8 @@ class EvalIndex:
     """Everything that scanning and deciding need of the eval sets; `items` has eval, item, question and answer.
 
     `eval_of[i]` is the item's eval (in `evals`), `tokens[i]` the tokens it has; `place` says for each owner of an n-gram
-    where in the item it stands. `short[i]`: the item is sought word for word; `answered[i]`: with its answer, whose
+    where in the item it stands. `short[i]`: the item is sought word for word only, `exact[i]`: both so
+    and by its bigrams; `answered[i]`: with its answer, whose
     words are `answers[answer_at[i]:answer_at[i+1]]`. `dropped` (n, 4) are the n-grams that are
     boilerplate of an eval: an item, a place in it, words (negative: tokens), and the number of items that share them; `common[i]`: so is all of it.
     """
@@ -41,6 +42,7 @@ class EvalIndex:
     tokens: Ints
     place: Ints
     short: Bools
+    exact: Bools
     answered: Bools
     answers: Hashes
     answer_at: Ints

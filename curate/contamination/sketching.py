@@ -115,7 +115,7 @@ def settled(index: EvalIndex, hits: Hits, messages: Messages, content: Any) -> H
     texts: dict[int, str] = {}
     made: list[Hits] = []
     for hit in hits[found]:
-        if index.short[hit[2]]:
+        if index.short[hit[2]] or index.exact[hit[2]]:
             text = texts.setdefault(int(hit[0]), content[int(hit[0])].as_py())
             if value := standing(text, int(hit[4]), int(hit[5])):
                 made.append(np.array([hit[0], SHORT, hit[2], value, hit[4], hit[5]], np.int32))

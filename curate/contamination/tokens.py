@@ -2,7 +2,8 @@
 
 Words follow the rule of `curate/words.py`, as near-duplicates do: NFKC, lower case, runs of `\\w` (so digits stay), each
 Han or kana character alone. Beside them the operators in OPERATORS are tokens of their own, one a character; signs
-that print alike (−, ×, ÷) count as the ASCII ones. Rules that keep operators see `x - 2 = 6`, the others `x 2 6`.
+that print alike (−, ×, ÷) count as the ASCII ones. A hyphen or slash inside a word (step-by-step, and/or) is none; in
+`x-y` it is. Rules that keep operators see `x - 2 = 6`, the others `x 2 6`.
 `tokens` is the rule in Python and the oracle.
 
 Cost: about 1 GB/s of ASCII a core; a text with a character that needs its neighbours (`words.py`: COMPLEX) takes Python.
@@ -28,6 +29,7 @@ from curate.words import ALONE, WORD, wide_table
 
 OPERATORS: Final = "+-*/=<>^%&|~"
 ALIKE: Final = str.maketrans("−×÷∕∗∙⋅∼∣", "-*//***~|")
+_HYPHEN: Final = re.compile("(?<=[a-z_]{2})[-/](?=[a-z_])|(?<=[a-z_])[-/](?=[a-z_]{2})")
 _TOKEN: Final = re.compile(f"{WORD.pattern}|[{re.escape(OPERATORS)}]")
 
 NO_WIDE: Final = np.zeros(0, np.uint32)  # the text is thought to be ASCII
@@ -38,7 +40,16 @@ for _table in (NO_WIDE, PLAIN):
 
 def tokens(text: str) -> list[str]:
     """The words and operators of a text, in order."""
-    return _TOKEN.findall(unicodedata.normalize("NFKC", text).lower().translate(ALIKE))
+    for char in sorted({char for char in text if not char.isascii()}):
+        if sign := _sign(char):
+            text = text.replace(char, f" {sign} ")
+    return _TOKEN.findall(_HYPHEN.sub(" ", unicodedata.normalize("NFKC", text).lower()))
+
+
+def _sign(char: str) -> str:
+    """The operator that a character beyond ASCII stands for, "" for none."""
+    normal = unicodedata.normalize("NFKC", char).translate(ALIKE)
+    return normal if len(normal) == 1 and normal in OPERATORS else ""
 
 
 def only_words(found: list[str]) -> list[str]:
@@ -78,8 +89,8 @@ def operator_table() -> NDArray[np.uint32]:
     """`words.wide_table`, but for separators that are operators: these stand alone, as ASCII."""
     table = wide_table().copy()
     for point in np.flatnonzero(table == 0).tolist():
-        if point >= 0x80 and (normal := unicodedata.normalize("NFKC", chr(point)).translate(ALIKE)) in OPERATORS:
-            table[point] = ALONE | np.uint32(ord(normal)) if len(normal) == 1 else 0
+        if point >= 0x80 and (sign := _sign(chr(point))):
+            table[point] = ALONE | np.uint32(ord(sign))
     table.flags.writeable = False
     return table
 
@@ -89,6 +100,19 @@ def scratch_for(longest: int) -> Any:
     """Scratch to split texts of at most `longest` bytes: as `splitting.room_for`, then hashes of all tokens."""
     text, wider, edges, words = room_for(longest)
     return text, wider, edges, words, np.empty(wider.size, np.uint64)
+
+
+@compiled
+def _letter(byte: int) -> bool:
+    return 97 <= byte <= 122 or byte == 95
+
+
+@compiled
+def _inside_word(text: Bytes, at: int) -> bool:
+    """Whether the hyphen or slash at `at` joins two ASCII words, of which one has two letters or more there."""
+    if (text[at] != 45 and text[at] != 47) or at == 0 or not _letter(text[at - 1]) or not _letter(text[at + 1]):
+        return False
+    return _letter(text[at + 2]) or (at > 1 and _letter(text[at - 2]))
 
 
 @compiled
@@ -118,7 +142,7 @@ def split_tokens(data: Bytes, start: int, stop: int, wide: NDArray[np.uint32], s
     for item in range(said + 1):
         begin = np.int64(edges[2 * item]) if item < said else size
         for at in range(before, begin):
-            if signs[text[at]]:
+            if signs[text[at]] and not (begin - before == 1 and _inside_word(text, at)):
                 every[count] = signs[text[at]]
                 count += 1
         if item < said:

@@ -29,15 +29,15 @@ class BigramRule(Switched):
     """More than `threshold` of an item's distinct word bigrams lie in one window of `window` times its words.
 
     Bigrams inside boilerplate are not counted. An item with fewer than `least` bigrams left must stand in the message
-    word for word, as a sentence or a line of its own. Below `sure` bigrams one that is missing is the first or the last
-    word, which is what such a question is about: unless all are there the rule only marks, and it only marks an item of
-    one or two words that is not the whole message.
+    word for word, as a sentence or a line of its own. With fewer than `sure` a match that is not so only marks: what
+    is missing there is a word or two at an end, which is what a short question is about. An item of one or two words
+    only marks unless it is the whole message.
     """
 
     threshold: float = Field(default=0.7, gt=0, lt=1)
     window: float = Field(default=1.5, ge=1)
     least: int = Field(default=4, ge=1)
-    sure: int = Field(default=7, ge=1)
+    sure: int = Field(default=8, ge=1)
 
 
 class AnyRule(Switched):
