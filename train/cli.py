@@ -26,11 +26,37 @@ Attention = Annotated[
     str | None, typer.Option("--attention", metavar="KIND", help="auto | segments | sdpa | eager | flex | flash.")
 ]
 ShardFolder = Annotated[Path, typer.Argument(metavar="[SHARDS]", help="A folder that pack build wrote.")]
+RunFolder = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="Where the run goes; runs/<model> when left out.")
+]
+In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="The frozen model of an adapter in 4-bit (bitsandbytes).")]
+BatchUnit = Annotated[
+    str | None, typer.Option("--batch-unit", metavar="UNIT", help="rows | examples | trained-tokens.")
+]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option("--micro-batch", metavar="N", help="Rows a forward pass; changes memory, not the batch."),
+]
+Checkpointing = Annotated[
+    bool, typer.Option("--gradient-checkpointing", help="Less memory for activations, about a third more time.")
+]
+Track = Annotated[
+    list[str] | None, typer.Option("--track", metavar="NAME", help="tensorboard | trackio | wandb; repeatable.")
+]
+Processes = Annotated[int | None, typer.Option("--num-processes", metavar="N", help="Processes that share each step.")]
+Resume = Annotated[
+    bool | None, typer.Option("--resume/--no-resume", help="Go on from the newest checkpoint (the default).")
+]
 
 
 def main() -> None:
     """Entry point of the `train` script."""
     run(app)
+
+
+def _given(**flags: bool) -> dict[str, bool | None]:
+    """A switch that was not thrown leaves the recipe's word standing."""
+    return {name: thrown or None for name, thrown in flags.items()}
 
 
 @app.callback()
@@ -41,24 +67,15 @@ def _root() -> None:
 @app.command("run")
 def run_command(
     shards: ShardFolder = Path("shards"),
-    out: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Where the run goes; runs/<model> when left out.")
-    ] = None,
+    out: RunFolder = None,
     model: Model = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train an adapter (LoRA) instead of the model.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="final/ holds model and adapter merged into one.")] = False,
-    load_in_4bit: Annotated[
-        bool, typer.Option("--load-in-4bit", help="The frozen model of an adapter in 4-bit (bitsandbytes).")
-    ] = False,
+    load_in_4bit: In4Bit = False,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", metavar="N", help="Batch an optimizer step.")] = None,
-    batch_unit: Annotated[
-        str | None, typer.Option("--batch-unit", metavar="UNIT", help="rows | examples | trained-tokens.")
-    ] = None,
-    micro_batch: Annotated[
-        int | None,
-        typer.Option("--micro-batch", metavar="N", help="Rows a forward pass; changes memory, not the batch."),
-    ] = None,
+    batch_unit: BatchUnit = None,
+    micro_batch: MicroBatch = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", metavar="N", help="Optimizer steps.")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the rows.")] = None,
     save_steps: Annotated[int | None, typer.Option("--save-steps", metavar="N", help="Checkpoint every N.")] = None,
@@ -66,19 +83,11 @@ def run_command(
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of order and random start.")] = None,
     device: Device = None,
     attention: Attention = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory for activations, about a third more time.")
-    ] = False,
+    gradient_checkpointing: Checkpointing = False,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Deterministic kernels only.")] = False,
-    track: Annotated[
-        list[str] | None, typer.Option("--track", metavar="NAME", help="tensorboard | trackio | wandb; repeatable.")
-    ] = None,
-    num_processes: Annotated[
-        int | None, typer.Option("--num-processes", metavar="N", help="Processes that share each step.")
-    ] = None,
-    resume: Annotated[
-        bool | None, typer.Option("--resume/--no-resume", help="Go on from the newest checkpoint (the default).")
-    ] = None,
+    track: Track = None,
+    num_processes: Processes = None,
+    resume: Resume = None,
     recipe: options.Recipe = None,
     sets: options.Sets = None,
     cards: options.Cards = None,
@@ -92,10 +101,9 @@ def run_command(
     from train import commands
 
     flags = {
+        **_given(lora=lora, merge=merge, load_in_4bit=load_in_4bit, deterministic=deterministic),
+        **_given(gradient_checkpointing=gradient_checkpointing),
         "model": model,
-        "lora": lora or None,
-        "merge": merge or None,
-        "load_in_4bit": load_in_4bit or None,
         "lr": lr,
         "batch": batch,
         "batch_unit": batch_unit,
@@ -107,8 +115,6 @@ def run_command(
         "seed": seed,
         "device": device,
         "attention": attention,
-        "gradient_checkpointing": gradient_checkpointing or None,
-        "deterministic": deterministic or None,
         "track": track or None,
         "num_processes": num_processes,
         "resume": resume,

@@ -45,6 +45,7 @@ def run(
     shards: Path, out: Path | None, resolved: Settings, console: Console, *, overwrite: bool, cards: Path | None = None
 ) -> tuple[dict[str, Any], str]:
     """Train; the run's manifest, and a summary of it."""
+    from train import launch
     from train.running import train
 
     config = resolved.config
@@ -59,6 +60,9 @@ def run(
         recipe=resolved.recipe,
         cards=cards,
     )
+    if launch.is_second():
+        console.as_json = False
+        return {}, ""
     return manifest, summary(folder, manifest)
 
 

@@ -23,6 +23,11 @@ def is_worker() -> bool:
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def is_second() -> bool:
+    """Whether another process of the same launch (rank 0) locks the folder, prints and writes."""
+    return is_worker() and int(os.environ["RANK"]) > 0
+
+
 def start(job: dict[str, Any], processes: int) -> None:
     """Run a job in `processes` workers and wait; raises what the first failing worker's exit code says."""
     from torch.distributed import run as agent

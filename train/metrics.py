@@ -59,3 +59,8 @@ class Metrics:
     def first(self, key: str) -> Any:
         """The earliest value of a key, or None."""
         return next((line[key] for line in self.lines if key in line), None)
+
+    def evaluation(self, step: int | None) -> dict[str, Any]:
+        """The line of the evaluation at a step, of the last one for None; empty when there is none."""
+        found = (line for line in reversed(self.lines) if "eval_loss" in line and step in (None, line["step"]))
+        return next(found, {})

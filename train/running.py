@@ -45,6 +45,10 @@ def train(
     plan = make_plan(config, packed, chosen=batch_chosen)
     store = Store(run, "run")
     _refuse_foreign(run)
+    if launch.is_second():  # of torchrun or accelerate launch
+        if overwrite or not store.complete():
+            fit(config, packed, plan, store, console, recipe=dict(recipe or {}), cards=cards)
+        return store.manifest()
     with store.locked(f"train run {shards} {run}"):
         if overwrite:
             _clear(store)
@@ -167,6 +171,8 @@ def _commit(
     cards: Path | None,
 ) -> dict[str, Any]:
     """Save `final/`, prove that it serves, and write manifest and card."""
+    step = facts["progress"]["best_step"] if config.best else None
+    held = lines.evaluation(step)
     files = final.save_final(store, made.final(config, shards, weights), shards, weights)
     smoke = final.smoke(store.path(final.FOLDER), shards, config.smoke_tokens)
     console.say(
@@ -189,8 +195,8 @@ def _commit(
                 "loss_first": lines.first("loss"),
                 "loss_last": lines.last("loss"),
                 "eval_loss_first": lines.first("eval_loss"),
-                "eval_loss_last": lines.last("eval_loss"),
-                "eval_loss_by_source": lines.last("eval_loss_by_source"),
+                "eval_loss_last": held.get("eval_loss"),
+                "eval_loss_by_source": held.get("eval_loss_by_source"),
             },
             "smoke": smoke,
             "environment": _versions(config),

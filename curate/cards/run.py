@@ -66,16 +66,11 @@ def build(manifest: Manifest, sidecar: Sidecar, title: str) -> Card:
     if plan := manifest.get("plan"):
         rows = [[key.replace("_", " "), value] for key, value in plan.items() if not isinstance(value, (dict, list))]
         card.sections.append(Section("Batch and schedule", [Table(("Setting", "Value"), rows)]))
-    kind = (
-        "peft import AutoPeftModelForCausalLM"
-        if smoke.get("with") == "peft"
-        else "transformers import AutoModelForCausalLM"
-    )
-    snippet = f"from {kind}\nfrom transformers import AutoTokenizer\n\n"
-    snippet += (
-        f'model = {kind.rpartition(" ")[2]}.from_pretrained("final/")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("final/")'
-    )
+    peft = smoke.get("with") == "peft"
+    names = ("AutoPeftModelForCausalLM", "from peft import {}\nfrom transformers import AutoTokenizer")
+    name, imports = names if peft else ("AutoModelForCausalLM", "from transformers import {}, AutoTokenizer")
+    snippet = imports.format(name) + "\n\n"
+    snippet += f'model = {name}.from_pretrained("final/")\ntokenizer = AutoTokenizer.from_pretrained("final/")'
     card.sections.append(Section("How to load", [Fence(snippet, "python")]))
     rows = [["Shards fingerprint", code(str(shards.get("fingerprint") or "unknown"))]]
     rows += [[name, code(str(value))] for name, value in sorted((manifest.get("environment") or {}).items())]

@@ -66,6 +66,7 @@ def test_a_run_that_gets_worse_stops_early_and_final_is_the_best_model(stopped):
     progress = manifest["progress"]
     assert progress["stopped"] and progress["step"] < 20 and progress["best_step"] == best < progress["step"]
     assert manifest["results"]["best_step"] == best and progress["best_loss"] == losses[best]
+    assert manifest["results"]["eval_loss_last"] == losses[best], "the card speaks of the model in final/"
     kept = [int(path.name[5:]) for path in checkpoint.saved(run)]
     assert best in kept and len(kept) <= 3
     best_one = checkpoint.best(run, checkpoint.Progress(**progress))
