@@ -91,6 +91,10 @@ def make(config: TrainConfig, shards: Shards, plan: Plan, run: Path) -> Made:
     from transformers.utils import logging
 
     device = device_of(config)
+    if config.compile and device == "cpu":
+        raise UsageError(
+            "compile is for a GPU: on CPU it asks for a C++ compiler and gains little", hint="leave it out"
+        )
     precision = precision_of(config, device)
     accelerator = _accelerator(config, device, precision, run)
     if accelerator.num_processes != config.num_processes:

@@ -131,6 +131,7 @@ def test_trackers_are_named_one_or_many_and_known():
         ({"attention": "flash"}, "flash needs a GPU"),
         ({"attention": "flex"}, "flex needs a GPU"),
         ({"fsdp": True}, "there is one"),
+        ({"compile": True}, "compile is for a GPU"),
     ],
 )
 def test_what_needs_a_gpu_or_more_processes_says_so(values, said, tmp_path, shards):
