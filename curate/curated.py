@@ -22,6 +22,8 @@ from curate.reading import Batch, Quarantined
 from curate.record import SCHEMA
 from curate.tables import batches
 
+JOINED = 16_384  # records of the last batch of a unit: a batch as it is read, and what joins it
+
 
 @dataclass(frozen=True, slots=True)
 class CuratedUnit:
@@ -76,23 +78,28 @@ def read(unit: CuratedUnit) -> Iterator[Batch]:
     lines = [part for part in unit.parts if part.startswith("quarantine/")]
     removed = [part for part in unit.parts if part.startswith("removed/")]
     back = [table.select(SCHEMA.names) for part in removed for table in batches(root / part)]
-    for name in lines:
-        found = [Quarantined(**json.loads(line)) for line in (root / name).read_text().splitlines()]
-        yield Batch(SCHEMA.empty_table(), found, len(found), Counter(), Counter())
+    found = [Quarantined(**json.loads(line)) for name in lines for line in (root / name).read_text().splitlines()]
     waiting = _sorted(pa.concat_tables(back)) if back else SCHEMA.empty_table()
+    held: pa.Table | None = None  # one batch is held back, so that what comes after the last record joins it
     for table in batches(root / unit.parts[0]):
+        if held is not None:
+            yield _batch(held, found)
+            found = []
         if waiting.num_rows and table.num_rows:
             last = _places(table.slice(table.num_rows - 1))[0]
             number = sum(place <= last for place in _places(waiting))
-            table = _sorted(pa.concat_tables([table, waiting.slice(0, number)]))
+            table = _sorted(pa.concat_tables([table, waiting.slice(0, number)])) if number else table
             waiting = waiting.slice(number)
-        yield _batch(table)
-    if waiting.num_rows:
-        yield _batch(waiting)
+        held = table
+    rest = pa.concat_tables([table for table in (held, waiting) if table is not None])
+    for start in range(0, max(1, rest.num_rows), JOINED):
+        yield _batch(rest.slice(start, JOINED), found)
+        found = []
 
 
-def _batch(table: pa.Table) -> Batch:
-    return Batch(table.cast(SCHEMA), [], table.num_rows, Counter(), Counter())
+def _batch(table: pa.Table, found: list[Quarantined]) -> Batch:
+    whole = table.cast(SCHEMA).combine_chunks()
+    return Batch(whole, found, table.num_rows + len(found), Counter(), Counter())
 
 
 def _places(table: pa.Table) -> list[tuple[str, int, int]]:

@@ -41,7 +41,7 @@ def embed(
     Of `stored` those are used that are of the model that `model` names; they are all that is needed when they hold
     every text and the model is not there any more. Raises `UsageError` or `Offline` when a model is needed and cannot be had.
     """
-    which = _identity(digests, model, stored)
+    which = identify(digests, model, stored)
     size = len(digests)
     source = np.full(size, -1, np.int64)
     shelves = [shelf for shelf in stored if shelf.identity == which]
@@ -69,7 +69,7 @@ def embed(
     return Shelf(which, model, digests, found, cut)
 
 
-def _identity(digests: Any, model: str, stored: Sequence[Shelf]) -> str:
+def identify(digests: Any, model: str, stored: Sequence[Shelf]) -> str:
     """The digest of the model that a name stands for; of the stored vectors' when that model is out of reach."""
     try:
         return identity(locate(model))

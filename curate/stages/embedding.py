@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from curate.clusters import ORDER_FIELDS, keep_order
 from curate.embedding import vectors as disk
-from curate.embedding.embed import embed, stored_in
+from curate.embedding.embed import embed, identify, stored_in
 from curate.embedding.search import settle
 from curate.embedding.vectors import DIGEST, Shelf, text_digests
 from curate.evidence import shared_spans
@@ -140,14 +140,9 @@ class EmbeddingStage:
             return ROWS.empty_table()
         unique, rows = _distinct(live.table.column("digest"))
         first = np.unique(rows, return_index=True)[1]
-        shelf = embed(
-            unique,
-            lambda wanted: live.texts(first[wanted]),
-            self.settings.model,
-            stored=self._stored(out),
-            console=console,
-        )
-        self._check_previous(shelf)
+        stored, model = self._stored(out), self.settings.model
+        self._check_previous(identify(unique, model, stored))
+        shelf = embed(unique, lambda wanted: live.texts(first[wanted]), model, stored=stored, console=console)
         mine = np.unique(rows[live.sketch < own])
         if out is not None:
             store = Store(out, "records")
@@ -179,16 +174,16 @@ class EmbeddingStage:
         folders = [*([] if out is None else [out]), *(old.root for old in self.previous)]
         return [shelf for folder in folders if (shelf := stored_in(folder)) is not None]
 
-    def _check_previous(self, shelf: Shelf) -> None:
+    def _check_previous(self, identity: str) -> None:
         """Refuse an earlier output that was embedded by another model, or by another key."""
         for old in self.previous:
             if (other := stored_in(old.root)) is None:
                 continue
             key = old.manifest["config"]["embedding"]["key"]
-            if other.identity != shelf.identity:
+            if other.identity != identity:
                 raise UsageError(
-                    f"{old.folder}: embedded by {other.model} ({other.identity}), but this run has {shelf.model} "
-                    f"({shelf.identity})",
+                    f"{old.folder}: embedded by {other.model} ({other.identity}), but this run has "
+                    f"{self.settings.model} ({identity})",
                     hint=f"compare with the model it was made with: --set embedding.model={other.model}",
                 )
             if key != self.settings.key:
