@@ -124,13 +124,15 @@ class Alike:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """Stage `embedding`: cosine of a model, which no other code can foretell; what it removes is counted apart."""
+    """Stage `embedding`: cosine of a model, which no other code can foretell, save that equal texts have cosine 1."""
 
+    key: str
     stage: str = "embedding"
 
     def holds(self, one: Record, two: Record) -> bool | None:
-        """Only the model can say."""
-        return None
+        """Equal key texts must part; of others only the model can say, and what it removes is counted apart."""
+        left, right = (spoken(keyed(record.messages, self.key, system=False)) for record in (one, two))
+        return True if left == right and left.strip() else None
 
 
 def promises(config: Mapping[str, Any]) -> list[Promise]:
@@ -143,5 +145,5 @@ def promises(config: Mapping[str, Any]) -> list[Promise]:
         elif stage == "minhash":
             made.append(Alike(settings["key"], settings["threshold"], settings["ngram"]))
         elif stage == "embedding":
-            made.append(Meaning())
+            made.append(Meaning(settings["key"]))
     return made

@@ -14,7 +14,7 @@ from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
 from curate.record import Message, Record
 from curate.selftest import edits
-from curate.selftest.measuring import Alike, Equal, jaccard, shingles, words
+from curate.selftest.measuring import Alike, Equal, Meaning, jaccard, shingles, words
 from curate.selftest.planting import ABOVE, BELOW, COPIES, KINDS, QUOTED, TEMPLATE, plant
 from curate.selftest.report import selftest, table
 from curate.selftest.running import OWN, below, draw_sample, measure
@@ -185,6 +185,15 @@ def test_exact_promises_ignore_white_space_and_keep_case():
     empty = Record("s", "f", 3, [Message("assistant", "ok")])
     assert not Equal("first-user").holds(empty, empty) and Equal("response").holds(one, three)
     assert OWN not in KINDS
+
+
+def test_of_meaning_only_equal_texts_are_promised():
+    records = [
+        Record("s", "f", n, [Message("user", text)]) for n, text in enumerate(("Hi you", "Hi you", "Hello", " "))
+    ]
+    meaning = Meaning("prompt")
+    assert meaning.holds(records[0], records[1]) is True
+    assert meaning.holds(records[0], records[2]) is None and meaning.holds(records[3], records[3]) is None
 
 
 @pytest.mark.shared
