@@ -61,9 +61,17 @@ class Decision:
 
 
 def decide(
-    index: EvalIndex, rules: Mapping[str, Rules], hits: Columns, records: int, guard: Boilerplate
+    index: EvalIndex,
+    rules: Mapping[str, Rules],
+    hits: Columns,
+    records: int,
+    guard: Boilerplate,
+    close: Mapping[str, NDArray[Any]] | None = None,
 ) -> Decision:
-    """Decide on the hits of `records` records: rows of record, message, kind, key, value, start, stop."""
+    """Decide on the hits of `records` records: rows of record, message, kind, key, value, start, stop.
+
+    `close` are the pairs of the semantic rule: record, message, item and score.
+    """
     limit = max(guard.share * records, guard.records)
     each = [rules[name] for name in index.evals]
     parts: list[dict[str, NDArray[Any]]] = []
@@ -86,6 +94,9 @@ def decide(
     parts += _bigram_parts(index, each, hits, passed[0][:, 0])
     answers = hits.take(hits["kind"] == ANSWER)
     parts.append(_rows(_keyed(answers), "answer", np.ones(len(answers)), np.ones(len(each)), index))
+    if close is not None:
+        bound = np.array([one.semantic.threshold for one in each])
+        parts.append(_rows(Columns(dict(close)), "semantic", close["score"], bound, index))
     matches = Columns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     flags = np.array([[one.flags(rule) for rule in RULES] for one in each], np.bool_).reshape(len(each), len(RULES))
     matches.values["flag"] = matches["unsure"] | flags[index.eval_of[matches["item"]], matches["rule"]]

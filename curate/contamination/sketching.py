@@ -54,8 +54,8 @@ _BREAK: Final = re.compile(r"[\n.!?:;。！？：；]")
 Hits = NDArray[np.int32]
 
 
-def sketch(index: EvalIndex, table: pa.Table, scope: str, start: int) -> pa.Table:
-    """One row a record of a batch under SCHEMA; `position` counts from `start`."""
+def sketch(index: EvalIndex, table: pa.Table, scope: str, start: int, *, every: bool = False) -> pa.Table:
+    """One row a record of a batch under SCHEMA; `position` counts from `start`. `every` keeps all texts in scope."""
     messages = unfold(table)
     content = joined(messages.fields["content"])
     inside = np.flatnonzero(in_scope(messages, scope))
@@ -64,10 +64,10 @@ def sketch(index: EvalIndex, table: pa.Table, scope: str, start: int) -> pa.Tabl
     hits[:, 0] = inside[hits[:, 0]]
     hits = settled(index, hits, messages, content)
     rows = messages.rows[hits[:, 0]]
-    places = np.unique(hits[:, 0]).astype(np.int64)
+    places = inside if every else np.unique(hits[:, 0]).astype(np.int64)
     hits[:, 0] -= messages.starts[rows].astype(np.int32)
-    some = np.bincount(rows, minlength=table.num_rows) > 0
     owners = messages.rows[places]
+    some = np.bincount(owners, minlength=table.num_rows) > 0
     here = pa.array(np.where(some, np.arange(table.num_rows), -1), mask=~some)
     origin = table.column("origin").combine_chunks()
     origin = pa.array([], origin.type) if isinstance(origin, pa.ChunkedArray) else origin

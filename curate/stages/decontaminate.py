@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from curate.contamination import semantic
 from curate.contamination.decide import Columns, decide
 from curate.contamination.rules import Rules, rules_for
 from curate.foundation.store import Store, canonical, digest_of
@@ -107,7 +108,7 @@ class DecontaminateStage:
         """One row a record under `contamination.sketching.SCHEMA`; `position` counts from `start`."""
         from curate.contamination.sketching import sketch
 
-        return sketch(self.index, table, self.settings.scope, start)
+        return sketch(self.index, table, self.settings.scope, start, every=semantic.wanted(self.rules))
 
     def resolve(
         self,
@@ -119,7 +120,8 @@ class DecontaminateStage:
         from curate.contamination.report import detectable, facts
 
         records, hits, total = gather(sketches, gone)
-        decision = decide(self.index, self.rules, hits, total, self.settings.boilerplate)
+        close = semantic.close(self.index, self.rules, records) if semantic.wanted(self.rules) else None
+        decision = decide(self.index, self.rules, hits, total, self.settings.boilerplate, close)
         found = decision.matches
         if self.settings.report_only:
             found.values["flag"] = np.ones(len(found), np.bool_)
