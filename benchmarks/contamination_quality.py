@@ -8,6 +8,7 @@ default stand "any 8-gram", "any 13-gram" and "8-gram > 50 %" as others do it: w
 prints every GSM8K train record that the default rules would remove, beside the item it matches.
 """
 
+# ruff: noqa: E501 (tables read better in long lines)
 from __future__ import annotations
 
 import argparse
@@ -32,7 +33,7 @@ from curate.stages.decontaminate import DecontaminateStage, gather
 from curate.stages.decontaminate_settings import RULES, DecontaminateSettings
 
 COLUMNS = ("A", "B", "A+B", "+flags", "C", "D", "8-gram", "13-gram", "8-gram>50%")
-OFF = {rule: "off" for rule in RULES}
+OFF = dict.fromkeys(RULES, "off")
 FREE = {"items": 1 << 30, "share": 1.0}
 PEERS = {
     "8-gram": {**OFF, "any13": {"state": "on", "size": 8}, "boilerplate": FREE},
@@ -46,7 +47,9 @@ class Bench:
 
     def __init__(self, folder: Path, table: pa.Table) -> None:
         self.table = table
-        self.stages = {name: self._stage(folder / str(k), more) for k, (name, more) in enumerate([("ours", {}), *PEERS.items()])}
+        self.stages = {
+            name: self._stage(folder / str(k), more) for k, (name, more) in enumerate([("ours", {}), *PEERS.items()])
+        }
 
     def _stage(self, folder: Path, more: dict) -> DecontaminateStage:
         settings = DecontaminateSettings.model_validate(more)
@@ -86,7 +89,11 @@ class Bench:
 def lines(path: Path) -> list[dict]:
     """The rows of a JSON Lines file or of a JSON array, gzipped or not."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return json.loads(data) if data.lstrip()[:1] == b"[" else [json.loads(line) for line in data.splitlines() if line.strip()]
+    return (
+        json.loads(data)
+        if data.lstrip()[:1] == b"["
+        else [json.loads(line) for line in data.splitlines() if line.strip()]
+    )
 
 
 def prompt(row: dict) -> str:
@@ -118,7 +125,10 @@ def real(data: Path, work: Path, listing: bool) -> None:
     rewrites = [row["text"] for row in lines(data / "contamination/rephrase_gsm8k.jsonl")]
     questions = [text.split("\nAnswer:")[0].removeprefix("Question: ") for text in rewrites]
     train = [row["question"] for row in lines(data / "eval/gsm8k/train.jsonl")]
-    backward = [row["query"] if "query" in row else row["question"] for row in lines(data / "sft/math/metamath_GSM8K_Backward.jsonl")]
+    backward = [
+        row["query"] if "query" in row else row["question"]
+        for row in lines(data / "sft/math/metamath_GSM8K_Backward.jsonl")
+    ]
     sociology = bench("mmlu", "mmlu")
     sets = [
         ("rewrites: rephrase_gsm8k / gsm8k test", gsm, questions),
@@ -151,7 +161,20 @@ EDITS: dict[str, Callable[[list[str], random.Random], list[str]]] = {
     "re-wrapped": lambda parts, draw: textwrap.fill(" ".join(parts), 40, initial_indent="> ", subsequent_indent="> ").split(" "),
     "Unicode look-alikes": lambda parts, draw: ["".join(chr(ord(c) + 0xFEE0) if c.isalnum() and c.isascii() else c for c in w) for w in parts],
 }  # fmt: skip
-OTHER = ("marble", "seven", "quickly", "under", "violin", "ninety", "walked", "paper", "green", "orbit", "because", "salt")
+OTHER = (
+    "marble",
+    "seven",
+    "quickly",
+    "under",
+    "violin",
+    "ninety",
+    "walked",
+    "paper",
+    "green",
+    "orbit",
+    "because",
+    "salt",
+)
 
 
 def planted(data: Path, work: Path) -> None:
@@ -172,12 +195,22 @@ def planted(data: Path, work: Path) -> None:
         head(f"Planted, {label}: items caught, %")
         for name, edit in EDITS.items():
             texts = [wrap(" ".join(edit(questions[k].split(), draw))) for k in items]
-            row_of(name, len(items), bench.caught(texts, lambda text, item, own=items: same(questions, item, own[text])))
+            row_of(
+                name, len(items), bench.caught(texts, lambda text, item, own=items: same(questions, item, own[text]))
+            )
         texts = [inside(questions[k], filler, draw) for k in items]
-        row_of("quoted in 2,000 words", len(items), bench.caught(texts, lambda text, item, own=items: same(questions, item, own[text])))
+        row_of(
+            "quoted in 2,000 words",
+            len(items),
+            bench.caught(texts, lambda text, item, own=items: same(questions, item, own[text])),
+        )
         able = [k for k in items if seen[k]]
         texts = [wrap(questions[k]) for k in able]
-        row_of("verbatim, detectable ones", len(able), bench.caught(texts, lambda text, item, own=able: same(questions, item, own[text])))
+        row_of(
+            "verbatim, detectable ones",
+            len(able),
+            bench.caught(texts, lambda text, item, own=able: same(questions, item, own[text])),
+        )
     head("GSM8K train joined: texts that match an item, %")
     for label, size in (("alone", 1), ("about 500 words", 11), ("about 2,000 words", 44)):
         texts = ["\n".join(draw.sample(filler, size)) for _ in range(400)] if size > 1 else filler

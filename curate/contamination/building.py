@@ -168,7 +168,9 @@ def _ngrams(asked: Asked, entry: tuple[int, bool], shared: int) -> tuple[Entries
     found = _sorted(*((tokens.every, tokens.at) if every else (tokens.words, tokens.word_at)), items, size)
     count = _counted(found, asked.eval_of)
     live = count < shared
-    return Entries(found.keys[live], found.item[live], found.place[live]), _rows(found, ~live, size, count, asked.eval_of, every)
+    return Entries(found.keys[live], found.item[live], found.place[live]), _rows(
+        found, ~live, size, count, asked.eval_of, every
+    )
 
 
 def _rows(found: Entries, which: Bools, size: int, count: Ints, eval_of: Ints, every: bool = False) -> Ints:

@@ -138,8 +138,9 @@ def covered(grams: Columns, size: int) -> Ints:
     step = np.full(len(new), size, np.int64)
     step[:-1] = np.where(new[1:], size, np.minimum(grams["place"][1:] - grams["place"][:-1], size))
     group = np.cumsum(new) - 1
-    totals: Ints = np.bincount(group, weights=step).astype(np.int64)
-    return totals[group]
+    totals = np.bincount(group, weights=step).astype(np.int64)
+    found: Ints = totals[group]
+    return found
 
 
 def _common(grams: Columns, whole: Bools, limit: float) -> Ints:
@@ -205,7 +206,9 @@ def _rows(
 
 def _best(found: Columns) -> Columns:
     """Each record's items, once a rule with the best score, strongest first: removals, then by score, then by rule."""
-    order = np.lexsort((found["message"], -found["score"], found["flag"], found["rule"], found["item"], found["record"]))
+    order = np.lexsort(
+        (found["message"], -found["score"], found["flag"], found["rule"], found["item"], found["record"])
+    )
     found = found.take(order)
     found = found.take(np.flatnonzero(_changes(found["record"], found["item"], found["rule"])))
     rank = np.array([STRONGEST.index(rule) for rule in RULES])[found["rule"]]

@@ -32,7 +32,8 @@ class EvalIndex:
     where in the item it stands. `short[i]`: the item is sought word for word only, `exact[i]`: both so
     and by its bigrams; `answered[i]`: with its answer, whose
     words are `answers[answer_at[i]:answer_at[i+1]]`. `dropped` (n, 4) are the n-grams that are
-    boilerplate of an eval: an item, a place in it, words (negative: tokens), and the number of items that share them; `common[i]`: so is all of it.
+    boilerplate of an eval: an item, a place in it, words (negative: tokens), and the number of items that share them;
+    `common[i]`: so is all of it.
     """
 
     evals: tuple[str, ...]
@@ -78,9 +79,11 @@ def write(index: EvalIndex, store: Store, folder: str) -> None:
     for name, value in arrays.items():
         with store.writing(f"{folder}/{name}.npy", durable=False) as temp, temp.open("wb") as file:
             np.save(file, value, allow_pickle=False)
-    with store.writing(f"{folder}/items.arrow", durable=False) as temp:
-        with pa.ipc.new_file(str(temp), index.items.schema) as writer:
-            writer.write_table(index.items)
+    with (
+        store.writing(f"{folder}/items.arrow", durable=False) as temp,
+        pa.ipc.new_file(str(temp), index.items.schema) as writer,
+    ):
+        writer.write_table(index.items)
     store.write_json(f"{folder}/index.json", {"format": FORMAT, "evals": index.evals, "tables": index.tables})
 
 

@@ -104,7 +104,9 @@ def _by_rule(rules: Ints, flags: Bools, records: Ints) -> dict[str, dict[str, in
 
 def _heatmap(index: EvalIndex, items: Ints, sources: Sequence[str]) -> dict[str, dict[str, int]]:
     """Distinct items hit, by eval and source."""
-    counts = Counter((index.evals[index.eval_of[item]], source) for item, source in {*zip(items.tolist(), sources, strict=True)})
+    counts = Counter(
+        (index.evals[index.eval_of[item]], source) for item, source in {*zip(items.tolist(), sources, strict=True)}
+    )
     out: dict[str, dict[str, int]] = {}
     for (name, source), count in sorted(counts.items()):
         out.setdefault(name, {})[source] = count

@@ -87,7 +87,9 @@ def sketch(index: EvalIndex, table: pa.Table, scope: str, start: int, *, every: 
 def _offsets(messages: Messages, places: Ints, inside: NDArray[np.bool_]) -> Ints:
     """Where the content of each of `places` begins in the text of its record's messages in scope."""
     fields = [messages.fields[name] for name in ("reasoning", "content", "tool_calls")]
-    sizes = [pc.utf8_length(field).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1 for field in fields]
+    sizes = [
+        pc.utf8_length(field).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1 for field in fields
+    ]
     whole = np.maximum(sum(sizes), 1) * inside  # parts are joined by line feeds, an empty message is one line feed
     before = np.concatenate([[0], np.cumsum(whole)])
     out: Ints = before[places] - before[messages.starts[messages.rows[places]]] + sizes[0][places]

@@ -138,7 +138,7 @@ def split_tokens(data: Bytes, start: int, stop: int, wide: NDArray[np.uint32], s
     if signs.size == 0:
         return said, 0
     count = 0
-    before = 0
+    before = np.int64(0)
     for item in range(said + 1):
         begin = np.int64(edges[2 * item]) if item < said else size
         for at in range(before, begin):
@@ -181,7 +181,9 @@ def tokenise(texts: Any) -> Tokens:
             strings[item] = canonical(strings[item])
         rest = np.ones(len(at) - 1, np.bool_)
         rest[slow] = False
-        return _merged(parts, _pass(*buffers(pa.array([strings[i] for i in slow.tolist()], pa.large_string())), PLAIN), rest)
+        return _merged(
+            parts, _pass(*buffers(pa.array([strings[i] for i in slow.tolist()], pa.large_string())), PLAIN), rest
+        )
     words, every, said, counts = parts
     return Tokens(every, _ends(counts), words, _ends(said))
 

@@ -7,7 +7,6 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from curate.evals.model import Fields
-from curate.evals.model import Fields
 from curate.stages.settings import Frozen, Rule, Switched
 
 RULES: Final = ("ngram", "bigram", "any13", "answer", "semantic")

@@ -20,9 +20,9 @@ from curate.stages.decontaminate_settings import RULES, DecontaminateSettings
 from curate.words import words
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import contamination_reference as reference  # noqa: E402
+import contamination_reference as reference
 
-OFF = {rule: "off" for rule in RULES}
+OFF = dict.fromkeys(RULES, "off")
 NO_GUARD = {"boilerplate": {"items": 3, "share": 1.0}}
 
 
@@ -38,7 +38,12 @@ def stage_for(folder, items, **more):
         {"eval": name, "item": str(number), "question": question, "answer": answer}
         for number, (name, question, answer) in enumerate(items)
     ]
-    kinds = [("eval", pa.string()), ("item", pa.string()), ("question", pa.large_string()), ("answer", pa.large_string())]
+    kinds = [
+        ("eval", pa.string()),
+        ("item", pa.string()),
+        ("question", pa.large_string()),
+        ("answer", pa.large_string()),
+    ]
     table = pa.Table.from_pylist(rows, schema=pa.schema(kinds))
     names = sorted({item[0] for item in items})
     store = Store(folder, "records")

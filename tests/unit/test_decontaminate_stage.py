@@ -47,7 +47,9 @@ def folders(tmp_path):
 
 def curate(*arguments, seed="0"):
     command = [sys.executable, "-P", "-m", "curate", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": seed})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": seed}
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -97,7 +99,10 @@ def test_what_no_rule_could_see_is_named_and_boilerplate_is_listed(folders):
     quiz = facts["evals"][0]
     assert (quiz["items"], quiz["undetectable"], quiz["hit_items"], quiz["removed"]) == (7, 4, 3, 4)
     assert quiz["undetectable_items"] == [f"stock{n}" for n in range(4)]
-    assert any(entry["ngram"].startswith("read the following passage") and entry["items"] == 4 for entry in facts["boilerplate"])
+    assert any(
+        entry["ngram"].startswith("read the following passage") and entry["items"] == 4
+        for entry in facts["boilerplate"]
+    )
     assert facts["heatmap"] == {"evals/quiz": {"web": 3}}
 
 
@@ -117,10 +122,26 @@ def test_report_only_removes_nothing_and_scope_says_whose_turns(folders):
 def test_overrides_speak_for_one_eval_and_a_wrong_name_is_refused(folders):
     evals, raw, names, work = folders
     more = ("--only", "decontaminate", "--against", evals, "--executor", "inline")
-    off = ("--set", "decontaminate.evals.evals/quiz.bigram=off", "--set", "decontaminate.evals.evals/quiz.ngram.threshold=0.99")
+    off = (
+        "--set",
+        "decontaminate.evals.evals/quiz.bigram=off",
+        "--set",
+        "decontaminate.evals.evals/quiz.ngram.threshold=0.99",
+    )
     curate("filter", raw, work / "out", *more, *off)
     assert {name: told[0] for name, told in verdicts(work / "out", names).items() if not told[1]} == {"leak": "ngram"}
-    command = [sys.executable, "-P", "-m", "curate", "filter", raw, work / "no", *more, "--set", "decontaminate.evals.quis.bigram=off"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "curate",
+        "filter",
+        raw,
+        work / "no",
+        *more,
+        "--set",
+        "decontaminate.evals.quis.bigram=off",
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "quiz" in done.stderr
@@ -169,7 +190,9 @@ def test_an_item_in_many_records_is_a_leak_and_a_phrase_in_many_is_boilerplate(t
     (evals / "quiz.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     rows = [f"{phrase} sing song number {n} of the blue book" for n in range(30)]
     rows += [f"{n}: {OTHER}" for n in range(30)]
-    (raw / "web.jsonl").write_text("".join(json.dumps({"prompt": row, "completion": "so be it"}) + "\n" for row in rows))
+    (raw / "web.jsonl").write_text(
+        "".join(json.dumps({"prompt": row, "completion": "so be it"}) + "\n" for row in rows)
+    )
     options = ("--against", evals, "--executor", "inline", "--set", "decontaminate.ngram.threshold=0.1")
     curate("filter", raw, tmp_path / "out", "--only", "decontaminate", *options, "--allow-wipeout")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
