@@ -1,6 +1,6 @@
 """The minhash stage against rensa and datasketch on one generated Parquet file, in one run.
 
-    python -P benchmarks/near_dup.py [--docs 100000] [--rounds 3] [--peers FOLDER]
+    python -P benchmarks/near_dup.py [--docs 100000] [--rounds 3] [--peers FOLDER] [--slow]
 
 The file is made from a fixed seed: texts of 150 to 400 words, 68 % originals, 7 % exact copies, 25 % copies with 0.5 to
 13 % of the words changed, each of an original of its own, so the exact Jaccard of every pair is known. Words are plain
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 THRESHOLD = 0.8
-PEERS = ("rensa==0.5.0", "datasketch==2.0.0", "xxhash", "pyarrow")
+PEERS = ("rensa==0.5.0", "datasketch==2.0.0", "datatrove[processing]==0.10.1", "spacy", "xxhash", "pyarrow")
 
 FRAME = """
 import json, resource, sys, time
@@ -63,6 +63,39 @@ for i, sketch in enumerate(made):
 seconds = time.perf_counter() - began
 extra = {}
 """
+DATATROVE = """
+import json, resource, struct, sys, tempfile, time
+import pyarrow.parquet as pq
+from pathlib import Path
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature
+from datatrove.pipeline.dedup.minhash import MinhashConfig
+from datatrove.pipeline.readers import ParquetReader
+from datatrove.utils.hashing import HashConfig
+
+def run(tasks, *steps):
+    LocalPipelineExecutor(pipeline=list(steps), tasks=tasks, workers=2, logging_dir=logs).run()
+
+if __name__ == "__main__":
+    texts = pq.read_table(sys.argv[1])
+    half = -(-len(texts) // 2)
+    with tempfile.TemporaryDirectory() as work:
+        Path(work, "in").mkdir()
+        logs = work + "/logs"
+        for part in range(2):
+            pq.write_table(texts.slice(part * half, half), f"{work}/in/{part}.parquet")
+        config = MinhashConfig(hash_config=HashConfig(precision=64), num_buckets=16, hashes_per_bucket=8, n_grams=5)
+        began = time.perf_counter()
+        run(2, ParquetReader(f"{work}/in"), MinhashDedupSignature(f"{work}/signatures", config=config))
+        run(16, MinhashDedupBuckets(f"{work}/signatures", f"{work}/buckets", config=config))
+        run(1, MinhashDedupCluster(f"{work}/buckets", f"{work}/remove", config=config))
+        seconds = time.perf_counter() - began
+        found = [(part, Path(f"{work}/remove/{part:05d}.remove")) for part in range(2)]
+        read = {part: struct.iter_unpack("<I", path.read_bytes()) for part, path in found if path.exists()}
+        removed = [part * half + at for part, numbers in read.items() for (at,) in numbers]
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak_mib": peak, "removed": removed}))
+"""
 OURS = """
 import json, os, resource, sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -92,9 +125,9 @@ def records(texts, start):
 stage = MinhashStage(MinhashSettings(memory=int(sys.argv[2])))
 warm = records(pa.array(["some words to compile with, twice over"] * 64, pa.large_string()), 0)
 stage.verdicts(stage.resolve([stage.sketch(warm)], {}, texts=[warm]))
-texts = pq.read_table(sys.argv[1]).column("text").cast(pa.large_string()).combine_chunks()
 step = 8192
-tables = [records(texts.slice(start, step), start) for start in range(0, len(texts), step)]
+batches = pq.ParquetFile(sys.argv[1]).iter_batches(step, columns=["text"])  # full ones, over row groups
+tables = [records(batch.column(0).cast(pa.large_string()), step * number) for number, batch in enumerate(batches)]
 threads = len(os.sched_getaffinity(0))
 began = time.perf_counter()
 with ThreadPoolExecutor(threads) as pool:
@@ -118,20 +151,30 @@ def make(path: Path, docs: int) -> dict[tuple[int, int], float]:
     vocabulary = ["".join(rng.choice(letters, rng.integers(2, 10))) for _ in range(30_000)]
     weight = 1 / np.arange(5, 30_005)
     weight /= weight.sum()
+    edges = np.cumsum(weight)[:-1]
     originals = int(docs * 0.68)
-    bodies = [rng.choice(30_000, rng.integers(150, 401), p=weight) for _ in range(originals)]
+    lengths = rng.integers(150, 401, originals)
+    bodies = []
+    for first in range(0, originals, 10_000):
+        part = lengths[first : first + 10_000]
+        drawn = rng.choice(30_000, part.sum(), p=weight).astype(np.uint16)
+        bodies += np.split(drawn, np.cumsum(part)[:-1])
     sources = rng.choice(originals, docs - originals, replace=False)
     for number, source in enumerate(sources):
         body = bodies[source].copy()
         if number % 32 >= 7:
             changed = max(1, int(len(body) * rng.uniform(0.005, 0.13)))
-            body[rng.choice(len(body), changed, replace=False)] = rng.choice(30_000, changed, p=weight)
+            body[rng.permutation(len(body))[:changed]] = np.searchsorted(edges, rng.random(changed))
         bodies.append(body)
     place = rng.permutation(docs)
-    texts = [""] * docs
-    for index, body in enumerate(bodies):
-        texts[place[index]] = " ".join([vocabulary[word] for word in body])
-    pq.write_table(pa.table({"text": pa.array(texts, pa.large_string())}), path)
+    schema = pa.schema([pa.field("text", pa.large_string())])
+    ordered = np.argsort(place)
+    with pq.ParquetWriter(path, schema) as file:
+        for first in range(0, docs, 100_000):
+            texts = [
+                " ".join([vocabulary[word] for word in bodies[index]]) for index in ordered[first : first + 100_000]
+            ]
+            file.write_table(pa.table([pa.array(texts, pa.large_string())], schema=schema))
     return {
         (int(place[source]), int(place[originals + number])): jaccard(bodies[source], bodies[originals + number])
         for number, source in enumerate(sources)
@@ -140,7 +183,8 @@ def make(path: Path, docs: int) -> dict[tuple[int, int], float]:
 
 def jaccard(one: np.ndarray, two: np.ndarray) -> float:
     """Exact Jaccard of word 5-grams."""
-    left, right = ({tuple(body[i : i + 5].tolist()) for i in range(len(body) - 4)} for body in (one, two))
+    windows = (np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(body, 5)) for body in (one, two))
+    left, right = (set(window.view("V10").ravel().tolist()) for window in windows)
     return len(left & right) / len(left | right)
 
 
@@ -164,10 +208,13 @@ def peers(folder: Path) -> tuple[str | None, str]:
 
 def run(python: str, script: str, *arguments: str) -> dict[str, object]:
     """One contender, once."""
-    done = subprocess.run([python, "-P", "-c", script, *arguments], capture_output=True, text=True, check=False)
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:  # a file: some start processes of their own
+        file.write(script)
+        file.flush()
+        done = subprocess.run([python, "-P", file.name, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -178,6 +225,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=1 << 30)
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--slow", action="store_true", help="datatrove too: minutes a round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "texts.parquet"
@@ -189,6 +237,8 @@ def main() -> None:
                 print(f"{name}: skipped ({why})")
             else:
                 contenders[name] = (python, FRAME.format(body=body), str(path))
+        if python is not None and options.slow:
+            contenders["datatrove"] = (python, DATATROVE, str(path))
         runs: dict[str, list[dict]] = {name: [] for name in contenders}
         for _ in range(options.rounds):
             for name, (interpreter, script, *arguments) in contenders.items():

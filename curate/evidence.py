@@ -148,8 +148,8 @@ def spans_of(here: tuple[Bytes, Ints], twin: tuple[Bytes, Ints], ngram: int) -> 
         array.flags.writeable = False  # one array kind means one compiled kernel
     _compare(*arrays, ngram, wide_table(), spans, counts)
     for item in np.flatnonzero(counts < 0).tolist():
-        texts = (data[at[item] : at[item + 1]].tobytes().decode() for data, at in (here, twin))
-        found = _slow(*texts, ngram)
+        one, two = (data[at[item] : at[item + 1]].tobytes().decode() for data, at in (here, twin))
+        found = _slow(one, two, ngram)
         counts[item] = len(found)
         spans[item, : len(found)] = np.array(found, np.int64).reshape(-1, 4)
     return spans, counts

@@ -184,7 +184,7 @@ def hash_words(text: Bytes, edges: Edges, count: int, out: Hashes) -> None:
             continue
         value = START
         while size > 0:
-            value = (value ^ (load8(text, at) & FIRST[min(size, 8)])) * MULTIPLY
+            value = (value ^ (load8(text, at) & FIRST[size if size < 8 else 8])) * MULTIPLY
             value ^= value >> HALF
             at += 8
             size -= 8
@@ -209,7 +209,7 @@ def split_words(text: Bytes, size: int, wide: NDArray[np.uint32], room: Any) -> 
     if wide.size == 1 or is_ascii(text, 0, size):
         count = mark_words(text, size, room[2])
         hash_words(text, room[2], count, room[3])
-        return count
+        return int(count)
     if wide.size == 0:
         return -1
     size = widen(text, 0, size, wide, room[1], room[2][:0])
@@ -217,4 +217,4 @@ def split_words(text: Bytes, size: int, wide: NDArray[np.uint32], room: Any) -> 
         return -2
     count = mark_words(room[1], size, room[2])
     hash_words(room[1], room[2], count, room[3])
-    return count
+    return int(count)

@@ -225,7 +225,8 @@ def _spoken(messages: Messages) -> Any:
     """Reasoning, content and tool calls of each message, joined by line feeds; never null."""
     present = [name for name in ("reasoning", "content", "tool_calls") if _any(messages.fields[name])]
     if present == ["content"] or not present:
-        return pc.fill_null(joined(messages.fields["content"]), "")
+        content = joined(messages.fields["content"])
+        return pc.fill_null(content, "") if content.null_count else content
     texts = [joined(messages.fields[name]) for name in present]
     found = pc.binary_join_element_wise(*texts, pa.scalar("\n", pa.large_string()), null_handling="skip")
     return pc.fill_null(found, "")

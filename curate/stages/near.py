@@ -126,8 +126,15 @@ class Members:
     def part(self, first: int, last: int) -> Members:
         """The components first:last."""
         low, high = self.starts[first], self.starts[last]
-        columns = (self.record, self.sketch, self.position, self.shingles, self.stays)
-        return Members(*(column[low:high] for column in columns), self.starts[first : last + 1] - low)  # type: ignore[arg-type]
+        part = slice(low, high)
+        return Members(
+            self.record[part],
+            self.sketch[part],
+            self.position[part],
+            self.shingles[part],
+            self.stays[part],
+            self.starts[first : last + 1] - low,
+        )
 
 
 def resolve(

@@ -90,7 +90,7 @@ def _evidence(
 ) -> Iterator[Any]:
     """Canonical JSON for each removed record: key, twin, and spans [from, to) in characters of both key texts."""
     # Texts of many pairs at once: each pass looks into every chunk that holds a twin.
-    size = max(SHOWN, min(-(-len(away) // (4 * threads)), memory // (64 << 10)))
+    size = max(SHOWN, min(-(-len(away) // threads), memory // (64 << 10)))
 
     def show(start: int) -> Any:
         part = slice(start, start + size)

@@ -77,7 +77,7 @@ def test_new_records_go_as_they_would_beside_the_old_ones_at_top_priority(place:
     assert ids(place / "fresh", "c") == ids(place / "together", "c")
     assert {row["source"] for row in rows(place / "fresh")} == {"c"}
     for stage, least in (("exact", 5), ("minhash", 30)):
-        found = [row for row in rows(place / "fresh", f"removed/{stage}")]
+        found = rows(place / "fresh", f"removed/{stage}")
         folders = [json.loads(row["evidence"])["twin"].get("folder") for row in found]
         assert folders.count(str(place / "out")) >= least
         kept = {row["id"] for row in rows(place / "out")}
