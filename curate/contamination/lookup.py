@@ -88,11 +88,16 @@ def _fill(keys: Hashes, table: Hashes, mask: np.uint64) -> None:
 
 
 @compiled
+def passes(table: Hashes, base: np.uint64, mask: np.uint64, key: np.uint64) -> bool:
+    """Whether a hash may be in the set whose filter begins at `base`; False is certain."""
+    bits = bits_of(key)
+    return bool(table[base + ((key >> EIGHTEEN) & mask)] & bits == bits)  # unsigned: no index is negative
+
+
+@compiled
 def maybe(sets: Sets, which: int, key: np.uint64) -> bool:
     """Whether a hash may be in a set; False is certain."""
-    bits = bits_of(key)
-    word = sets.filter[sets.filter_at[which] + np.int64((key >> EIGHTEEN) & sets.mask[which])]
-    return bool(word & bits == bits)
+    return bool(passes(sets.filter, np.uint64(sets.filter_at[which]), sets.mask[which], key))
 
 
 @compiled

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curate.compiled import compiled
-from curate.contamination.lookup import Sets, find, maybe
+from curate.contamination.lookup import Sets, find, maybe, passes
 from curate.contamination.tokens import (
     NO_WIDE,
     PLAIN,
@@ -244,8 +244,9 @@ def _one(
     for table in range(plan.size.size):
         size = plan.size[table]
         made = _grams(every, count, size, grams) if plan.every[table] else _grams(words, said, size, grams)
+        base, mask = np.uint64(plan.sets.filter_at[table]), plan.sets.mask[table]
         for place in range(made):
-            if maybe(plan.sets, table, grams[place]):
+            if passes(plan.sets.filter, base, mask, grams[place]):
                 number = find(plan.sets, table, grams[place])
                 if number >= 0:
                     at = _put(out, at, message, table, number, 1, place, place + size)
