@@ -76,11 +76,30 @@ def run(work: Work, executor: Executor, console: Console, command: str) -> dict[
         store.sweep()
         work = prepared(store, work)
         jobs = work.jobs()
+        if (manifest := _up_to_date(store, work, jobs)) is not None:
+            return _said(store, work, jobs, manifest, console)
         read = each(store, jobs, "ingest", [job.key for job in jobs], executor, console)
         decided = resolve_all(store, [job.unit.name for job in jobs], work.config, console, work.state)
         keys = [apply_key(job, store) for job in jobs]
         applied = each(store, jobs, "apply", keys, executor, console)
         return finish(store, work, jobs, read, applied, decided, console)
+
+
+def _run_key(work: Work, jobs: Sequence[Job]) -> str:
+    """Digest of all that decides the bytes of a run's folder, its manifest and its card among them."""
+    from curate.previous import open_previous
+
+    config = work.config.model_dump(mode="json")
+    known = [work.recipe, work.recipe_name, dict(work.licences), dict(work.carried), dict(work.inputs)]
+    earlier = [old.facts() for old in open_previous(work.config.previous)]
+    return digest_of([[job.key for job in jobs], config, known, earlier, account.versions()])
+
+
+def _up_to_date(store: Store, work: Work, jobs: Sequence[Job]) -> dict[str, Any] | None:
+    """The manifest, when this very run is complete and every file is what it says; else None."""
+    if not store.complete() or store.done("run", _run_key(work, jobs)) is None:
+        return None
+    return None if store.verify() else store.manifest()
 
 
 def prepared(store: Store, work: Work) -> Work:
@@ -122,9 +141,8 @@ def finish(
     decided: Mapping[str, dict[str, Any]],
     console: Console,
 ) -> dict[str, Any]:
-    """Account, check the law, write the manifest, tidy up, render the card."""
+    """Account, check the law, write the manifest; then tidy up and render the card."""
     from curate.cards import contamination
-    from curate.cards.render import write_card
     from curate.previous import open_previous
 
     found = account.combine(work.units, ingested, applied, work.config.stages)
@@ -160,11 +178,20 @@ def finish(
     files = [name for job in jobs for step in ("ingest", "apply") for name in store.outputs(f"{step}/{job.unit.name}")]
     files += [name for unit in _deciders(store, work.config) for name in store.outputs(unit)]
     manifest = store.commit(facts, files)
+    store.mark("run", _run_key(work, jobs), [MANIFEST], {})
+    return _said(store, work, jobs, manifest, console)
+
+
+def _said(store: Store, work: Work, jobs: Sequence[Job], manifest: dict[str, Any], console: Console) -> dict[str, Any]:
+    """Tidy up, render the card and say the warnings: also what a run that died after its manifest still owes."""
+    from curate.cards import contamination
+    from curate.cards.render import write_card
+
     _tidy(store, work, jobs, manifest)
     write_card(work.out, manifest)
     for warning in contamination.warnings(contamination.stage_facts(manifest["stages"])):
         console.warn(warning)
-    for alarm in alarms:
+    for alarm in manifest["alarms"]:
         console.warn(
             f"{alarm['stage']} removed {alarm['removed']:,} of {alarm['in']:,} records of source {alarm['source']!r}"
         )
@@ -180,7 +207,7 @@ def _deciders(store: Store, config: CurateConfig) -> list[str]:
 def _tidy(store: Store, work: Work, jobs: Sequence[Job], manifest: Mapping[str, Any]) -> None:
     """Drop intermediates, markers of units that are no longer there, and files the manifest does not name."""
     live = {f"{UNITS}/{step}/{job.unit.name}.json" for job in jobs for step in ("ingest", "apply")}
-    live |= {f"{UNITS}/{unit}.json" for unit in _deciders(store, work.config)}
+    live |= {f"{UNITS}/{unit}.json" for unit in ("run", *_deciders(store, work.config))}
     for name in store.names(hidden=True):
         if name.startswith((f"{WORK}/", f"{SLICES}/")) or (name.startswith(f"{UNITS}/") and name not in live):
             store.remove(name)

@@ -25,7 +25,7 @@ from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
 from curate.foundation.executor import Executor, Spread, slice_of
 from curate.foundation.store import MANIFEST, Store, digest_of
-from curate.ingest import Job, apply_key
+from curate.ingest import Job, apply_key, ingested
 from curate.pipeline import Work
 from curate.settings import CurateConfig
 from curate.sources import SourceSettings
@@ -130,7 +130,7 @@ def merge(work: Work, console: Console) -> dict[str, Any]:
                 f"{work.out}: the input or the settings changed since the slices ran",
                 hint=f"remove {work.out / FOLDER} and run every slice again",
             )
-        ingested = _complete(store, jobs, "ingest", keys, plan["count"])
+        read = _complete(store, jobs, "ingest", keys, plan["count"])
         names = [job.unit.name for job in jobs]
         decided = _read(store, DECIDED)
         if decided is None:
@@ -139,7 +139,7 @@ def merge(work: Work, console: Console) -> dict[str, Any]:
             return {"step": "decided", "slices": plan["count"], "units": len(jobs)}
         wanted = [apply_key(job, store) for job in jobs]
         applied = _complete(store, jobs, "apply", wanted, plan["count"])
-        return pipeline.finish(store, work, jobs, ingested, applied, decided, console)
+        return pipeline.finish(store, work, jobs, read, applied, decided, console)
 
 
 def asked_of(out: Path) -> dict[str, Any]:
@@ -174,7 +174,10 @@ def _agree(store: Store, plan: dict[str, Any]) -> None:
 
 def _complete(store: Store, jobs: Sequence[Job], step: str, keys: Sequence[str], count: int) -> list[dict[str, Any]]:
     """The counts of all units; raises DataError with the numbers of the slices that have not finished a step."""
-    found = [store.done(f"{step}/{job.unit.name}", key) for job, key in zip(jobs, keys, strict=True)]
+    found = [
+        ingested(store, job, key) if step == "ingest" else store.done(f"apply/{job.unit.name}", key)
+        for job, key in zip(jobs, keys, strict=True)
+    ]
     missing = sorted({index % count for index, counts in enumerate(found) if counts is None})
     if missing:
         said = "been read" if step == "ingest" else "written its records"
