@@ -2,7 +2,8 @@
 
     python -P benchmarks/decontaminate.py ../shared/data [--rounds 3] [--peers FOLDER] [--datatrove-docs N] [--skip-filter]
 
-52,002 Alpaca records, prompt and answer as one text, against every set in `eval/`. Each contender runs in a process of its own with one thread, in turn;
+52,002 Alpaca records, prompt and answer as one text, against every set in `eval/`. Each contender
+runs in a process of its own with one thread, in turn;
 timed is what it does from texts in memory to the records that match: indexing the items, compiling and reading are left
 out. The script asks whether any of a text's word 8-grams is in a set of the items' 8-grams; the inverted index counts
 shared distinct bigrams by item, then looks at windows. Beside each stands our stage with that rule alone, and its flags
