@@ -173,3 +173,26 @@ def stats_command(
     from pack import show
 
     Console(as_json=as_json, quiet=quiet).result(*show.stats(shards))
+
+
+@app.command("export")
+def export_command(
+    shards: Shards,
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Where the export goes.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="F", help="hf | trl | axolotl | llamafactory | verl | messages | preferences."),
+    ],
+    records: Annotated[
+        Path, typer.Option("--records", metavar="OUT", help="The curated folder that the shards were made from.")
+    ] = Path("out"),
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Hand the rows, or the records in them, to another trainer; what its format cannot say is listed."""
+    from pack.exporting import export, said
+    from pack.shards import ShardManifest
+
+    manifest = export(ShardManifest.read(shards), dest, to, records, overwrite=overwrite)
+    Console(as_json=as_json, quiet=quiet).result(manifest, said(manifest, dest))
