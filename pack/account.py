@@ -25,6 +25,14 @@ LAW: Final = ("records", "packed", "eval", "overlong", "template_failed", "not_d
 SNIPPET: Final = 280
 
 
+def decontaminated(records: Mapping[str, Any]) -> list[str] | str:
+    """The eval sets that the records were decontaminated against, sorted; "OFF" where nothing was compared or removed."""
+    stage = next((s.get("facts") or {} for s in records.get("stages") or () if s["name"] == "decontaminate"), {})
+    if not stage.get("evals") or stage.get("report_only"):
+        return "OFF"
+    return sorted(str(entry["name"]) for entry in stage["evals"])
+
+
 def by_source(plan: Plan, encoded: Sequence[Mapping[str, Mapping[str, int]]]) -> Counts:
     """Records by fate, documents, tokens, trained tokens and lost texts of each source."""
     out: Counts = {}

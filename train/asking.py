@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from curate.foundation.errors import DataError
+from curate.foundation.errors import DataError, UsageError
 from curate.record import Message
 from pack.shards import ShardManifest
 from pack.template import Renderer, TemplateFailed, Tokenizer
@@ -62,6 +62,13 @@ class Asker:
         self.terminators = [int(token) for token in (facts or {}).get("terminators") or self.renderer.terminators]
         pad = (facts or {}).get("pad_id", tokenizer.pad_id)
         self.pad = int(pad or 0)
+        self.stops = self._stop_strings()
+
+    def _stop_strings(self) -> list[str]:
+        """What begins the next question of a prompt format, on a line of its own: an answer ends before it."""
+        plain = self.renderer.plain
+        opening = plain.parts[0][0].strip() if plain and plain.parts else ""
+        return [f"\n{opening}"] if any(letter.isalnum() for letter in opening) else []
 
     @classmethod
     def of_model(cls, folder: Path) -> Asker:
@@ -80,12 +87,49 @@ class Asker:
         manifest = ShardManifest.read(shards)
         return cls(manifest.tokenizer, facts_of(manifest.facts))
 
-    def ask(self, prompt: str) -> list[int]:
-        """The ids of one user turn and what opens the answer; raises `DataError` when the template refuses it."""
+    def ask(self, prompt: str, shots: Sequence[tuple[str, str]] = (), instruction: str = "") -> list[int]:
+        """The ids of a question and what opens its answer, behind worked examples (question, answer) and an instruction.
+
+        A chat template gets examples as turns; a prompt format as texts of its own shape, a blank line between them.
+        Raises `DataError` when the template refuses the prompt, `UsageError` when its format cannot hold examples.
+        """
+        questions = [*(question for question, _ in shots), prompt]
+        if instruction:
+            questions[0] = f"{instruction}\n\n{questions[0]}"
+        answers = [answer for _, answer in shots]
+        if self.renderer.plain:
+            messages = [Message("user", self._joined(questions, answers))]
+        else:
+            turns = [Message("user", question) for question in questions]
+            messages = [turns[0]]
+            for answer, turn in zip(answers, turns[1:], strict=True):
+                messages += [Message("assistant", answer), turn]
         try:
-            return self.renderer.prompt([Message("user", prompt)])
+            return self.renderer.prompt(messages)
         except TemplateFailed as failure:
             raise DataError(f"a prompt cannot be asked: {failure}", hint="take that item out of the task") from failure
+
+    def _joined(self, questions: Sequence[str], answers: Sequence[str]) -> str:
+        """Questions and answers in the shape of the prompt format, as the text of its one `{prompt}`."""
+        plain = self.renderer.plain
+        if not answers or plain is None:
+            return questions[-1]
+        literals = [literal for literal, _ in plain.parts]
+        before, behind = literals[0], "".join(literals[1:])
+        if sum(field is not None for _, field in plain.parts) > 1 or self.renderer.encoder.pattern.search(
+            before + behind
+        ):
+            raise UsageError(
+                f"prompt format {plain.source!r} cannot hold worked examples: it has control tokens or a system text",
+                hint="ask with --shots 0",
+            )
+        pairs = zip(questions, answers, strict=False)
+        return "".join(f"{question}{behind}{answer}\n\n{before}" for question, answer in pairs) + questions[-1]
+
+    def cut(self, text: str) -> tuple[str, bool]:
+        """An answer up to the first stop string, and whether there was one."""
+        places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        return (text[: min(places)], True) if places else (text, False)
 
     def read(self, ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens."""

@@ -158,19 +158,84 @@ def check_command(
 
 @app.command("eval")
 def eval_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, its final/, or any saved model.")],
-    task: Annotated[Path, typer.Option("--task", metavar="FILE", help='JSONL of {"prompt": ..., "answer": ...}.')],
-    count: Annotated[int | None, typer.Option("--n", metavar="N", help="Only the first N items.", min=1)] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer.", min=1)] = 256,
-    out: Annotated[
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run, its final/, any saved model; or reference: the task's own.")
+    ],
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task", metavar="T", help="gsm8k | math | humaneval | mbpp | code-contests | FILE of any shape."
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="PATH", help="A local copy of the task: a file, or a folder of splits."),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--n", metavar="N", help="Only N items, drawn by the seed.", min=1)
+    ] = None,
+    shots: Annotated[
+        int, typer.Option("--shots", metavar="K", help="Worked examples from the train split.", min=0, max=64)
+    ] = 0,
+    instruction: Annotated[
+        str | None,
+        typer.Option(
+            "--instruction", metavar="TEXT", help="none | task | a text; task for code, else none by default."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Draws items and worked examples.", min=0)] = 0,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Run the programs a model wrote, in a sandbox, against their tests.")
+    ] = False,
+    strategies: Annotated[
+        bool, typer.Option("--strategies", help="Four rows: zero and one shot, with and without instruction.")
+    ] = False,
+    before: Annotated[
+        bool, typer.Option("--before", help="Ask the model that the run began with too, and compare.")
+    ] = False,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", metavar="N", help="Longest answer; by task when left out.", min=1)
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", help="Answers at a time.", min=1)] = 128,
+    responses: Annotated[
         Path | None, typer.Option("--responses", metavar="FILE", help="Every answer; evaluations/ of MODEL by default.")
     ] = None,
     device: Device = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Answer a task greedily: exact match with its 95 % interval, every response kept, a run's card brought up to date."""
-    from train import commands
+    """Score a model on a task: greedy answers, every response kept, intervals, kinds of mistakes, a run's card up to date."""
+    from train import evaluating
 
+    request = evaluating.Request(
+        model=model,
+        task=task,
+        data=data,
+        count=count,
+        shots=shots,
+        instruction=instruction,
+        seed=seed,
+        execute=execute,
+        strategies=strategies,
+        before=before,
+        max_new_tokens=max_new_tokens,
+        batch=batch,
+        responses=responses,
+        device=device or "auto",
+    )
     console = Console(as_json=as_json, quiet=quiet)
-    console.result(*commands.evaluate(model, task, count, max_new_tokens, out, device or "auto", console))
+    console.result(*evaluating.evaluate(request, console))
+
+
+@app.command("compare")
+def compare_command(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A run or model that was evaluated, or its responses.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another, over the same items.")],
+    task: Annotated[str | None, typer.Option("--task", metavar="T", help="Only this evaluation of the two.")] = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """The difference of two evaluations with its paired interval, and the items won and lost."""
+    from train.comparing import compare
+
+    Console(as_json=as_json, quiet=quiet).result(*compare(first, second, task))

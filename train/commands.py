@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.config import Resolved, resolve, validate
+from curate.config import Resolved, resolve
 from curate.foundation.console import Console
-from curate.foundation.store import Store, digest_of, replacing
 from pack.shards import ShardManifest
 from train.config import TrainConfig
 
@@ -106,34 +104,3 @@ def require(report: Report) -> None:
     from train.selfcheck import require as refuse
 
     refuse(report)
-
-
-def evaluate(
-    model: Path, task: Path, count: int | None, most: int, out: Path | None, device: str, console: Console
-) -> tuple[dict[str, Any], str]:
-    """Score a model on a task and keep its answers."""
-    from train.evaluate import exact_match, load_model, read_items, responses_jsonl
-    from train.model import device_of
-    from train.recording import FOLDER, record_evaluation, run_of, score_row
-
-    items = read_items(task, count)
-    kind = device_of(validate(TrainConfig, {"device": device}, "train"))
-    loaded, asker = load_model(model, kind)
-    console.say(f"{len(items):,} items asked with the {asker.described}; greedy, at most {most} tokens an answer")
-    score, responses = exact_match(loaded, asker, items, max_new_tokens=most)
-    run, facts = run_of(model), score.facts() | {"task": task.stem, "asked": asker.described, "max_new_tokens": most}
-    store = Store(run or model, "run")
-    store.write_json(f"{FOLDER}/{task.stem}.json", facts | {"items": digest_of([asdict(item) for item in items])})
-    target = out or store.path(f"{FOLDER}/{task.stem}.responses.jsonl")
-    with replacing(target) as temp:
-        temp.write_bytes(responses_jsonl(responses))
-    if run:
-        record_evaluation(run, [score_row(task.stem, "after", score)])
-    low, high = score.interval
-    text = (
-        f"exact match {score.accuracy:.1%} ({score.correct:,} of {score.total:,}; 95 % interval {low:.1%} to {high:.1%})\n"
-        f"stopped by itself: {score.stopped:,} of {score.total:,}\nresponses: {target}"
-    )
-    if run:
-        text += f"\nrecorded in the card: {run / 'README.md'}"
-    return {**facts, "responses": str(target)}, text

@@ -23,7 +23,7 @@ from curate.settings import CurateConfig
 from train.planted import compare
 
 if TYPE_CHECKING:
-    from train.evaluate import Score
+    from train.scoring import Score
 
 RECIPE: Final = "demo"
 QUICK_ROWS: Final = 400
@@ -153,7 +153,8 @@ def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[
     from train.data import Shards
     from train.evaluate import load_model
     from train.model import build_model
-    from train.recording import record_evaluation, score_row
+    from train.recording import record_evaluation
+    from train.scoring import row_of
 
     run = places.run(seed)
     kept = run.with_name(f"{run.name}-scores.json")
@@ -173,7 +174,7 @@ def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[
         "before": _score(before, Asker.of_shards(places.shards), places, quick=quick),
         "after": _score(trained, own, places, quick=quick),
     }
-    record_evaluation(run, [score_row(f"held-out {name}", when, found[when][name]) for name in EVALS for when in found])
+    record_evaluation(run, [row_of(f"held-out {name}", when, found[when][name]) for name in EVALS for when in found])
     scores: dict[str, Any] = {"run": weights}
     for when, by_name in found.items():
         scores[when] = {
@@ -185,7 +186,8 @@ def _train(places: Places, seed: int, console: Console, *, quick: bool) -> dict[
 
 
 def _score(model: Any, asker: Any, places: Places, *, quick: bool) -> dict[str, Score]:
-    from train.evaluate import exact_match, read_items
+    from train.evaluate import exact_match
+    from train.tasks.items import read_items
 
     found: dict[str, Score] = {}
     for name, file in EVALS.items():
@@ -219,7 +221,8 @@ def majority(places: Places, file: str) -> float:
     """The share of held-out items that the most frequent answer among the curated records gets right."""
     import polars as pl
 
-    from train.evaluate import extract, read_items
+    from train.scoring import extract
+    from train.tasks.items import read_items
 
     frame = pl.scan_parquet(str(places.out / "records" / "*.parquet"))
     last = pl.col("messages").list.last().struct.field("content")

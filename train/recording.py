@@ -9,7 +9,6 @@ from typing import Any, Final
 from curate.cards.render import write_card
 from curate.foundation.errors import DataError
 from curate.foundation.store import MANIFEST, Store
-from train.evaluate import Score
 from train.final import FOLDER as FINAL
 
 FOLDER: Final = "evaluations"
@@ -21,20 +20,6 @@ def run_of(model: Path) -> Path | None:
     """The run that a folder is, or whose `final/` it is; None for any other model."""
     folder = model.parent if model.name == FINAL else model
     return folder if (folder / FINAL).is_dir() and (folder / MANIFEST).is_file() else None
-
-
-def score_row(task: str, model: str, score: Score) -> dict[str, str | int | float]:
-    """One row of the table; `model` says which one was asked ("before", "after")."""
-    low, high = (round(share, 4) for share in score.interval)
-    return {
-        "task": task,
-        "model": model,
-        "items": score.total,
-        "exact match": round(score.accuracy, 4),
-        "low": low,
-        "high": high,
-        "stopped": score.stopped,
-    }
 
 
 def record_evaluation(run: Path, rows: Sequence[Row]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from typing import Final
 
 MARKER: Final = re.compile(r"####")
 LINE: Final = re.compile(r"(?m)^A:")  # how the GSM8K authors' own samples write it
-NUMBER: Final = re.compile(r"[-+\u2212]?\s?[$\u20ac\u00a3]?\s?[-+\u2212]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+\b)?")
+NUMBER: Final = re.compile(
+    r"[-+\u2212]?\s?[$\u20ac\u00a3]?\s?[-+\u2212]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+\b)?"
+)
 TOLERANCE: Final = 1e-6
 LARGEST: Final = 400  # digits; a longer one is not a number anybody meant
 
@@ -76,25 +78,27 @@ def equal_numbers(ours: str | None, theirs: str) -> bool:
     return a is not None and b is not None and close(a, b)
 
 
-def boxed(text: str) -> str | None:
-    """What the first `\\boxed{}` (or `\\fbox{}`) holds, braces balanced; None where there is none that closes."""
-    found = re.search(r"\\f?boxed\s*(?:\{| (?P<bare>[^\s$]+))", text.replace("\\fbox", "\\fboxed"))
+def boxed(text: str, *, last: bool = False) -> str | None:
+    """What the first (or last) `\\boxed{}` or `\\fbox{}` holds, braces balanced; None where there is none that closes."""
+    found = list(BOX.finditer(text))
     if not found:
         return None
-    if found["bare"] is not None:
-        return found["bare"].rstrip(".,")
-    text, depth = text.replace("\\fbox", "\\fboxed")[found.end() :], 1
-    for place, letter in enumerate(text):
-        escaped = place > 0 and text[place - 1] == "\\" and (place < 2 or text[place - 2] != "\\")
-        if letter in "{}" and not escaped:
-            depth += 1 if letter == "{" else -1
+    box = found[-1 if last else 0]
+    if box["bare"] is not None:
+        return str(box["bare"]).rstrip(".,")
+    start, depth = box.end(), 1
+    for place in range(start, len(text)):
+        escaped = text[place - 1] == "\\" and text[place - 2] != "\\"
+        if text[place] in "{}" and not escaped:
+            depth += 1 if text[place] == "{" else -1
         if not depth:
-            return text[:place].strip()
+            return text[start:place].strip()
     return None
 
 
+BOX: Final = re.compile(r"\\(?:fbox|boxed)\s*(?:\{| (?P<bare>[^\s$]+))")
 DROPPED: Final = re.compile(
-    r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle|limits)(?![a-zA-Z])|\\[!,;: ]|\\ |~|\\?\$|\^\{?\\circ\}?"
+    r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle|limits)(?![a-zA-Z])|(?<!\\)\\[!,;: ]|~|\\?\$|\^\{?\\circ\}?"
     r"|\\text(?:bf|it|rm)?\{\s*(?:and|or)?\s*\}"
 )
 TEXT: Final = re.compile(r"\\(?:text|mathrm|textbf|textit|textrm|mbox|mathbf)\s*\{([^{}]*)\}")
@@ -107,8 +111,8 @@ PLAIN_FRACTION: Final = re.compile(r"(?<![\d\\a-zA-Z}])(-?\d+)/(\d+)(?!\d)")
 
 def tidy(latex: str) -> str:
     """An answer without what does not change its meaning: spacing, sizes, units, `x =`, spelling of fractions."""
-    text = UNIT.sub("", latex.strip().rstrip("."))
-    text = DROPPED.sub("", text.replace("\\%", "").replace("%", ""))
+    text = DROPPED.sub("", latex.strip().rstrip(".").replace("\\%", "").replace("%", ""))
+    text = UNIT.sub("", text)
     text = TEXT.sub(lambda found: found[1].strip(), text)
     text = re.sub(r"\\[dtc]frac", r"\\frac", text)
     text = BARE_FRACTION.sub(lambda f: f"\\frac{{{f[1] or f[2] or ''}}}{{{f[3] or f[4] or ''}}}", text)

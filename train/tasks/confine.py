@@ -96,7 +96,7 @@ def landlock(folder: str, *, dry: bool = False) -> bool:
             return False
         os.close(opened)
     libc.prctl(38, 1, 0, 0, 0)  # no new privileges
-    done = libc.syscall(446, ruleset, 0) == 0
+    done = bool(libc.syscall(446, ruleset, 0) == 0)
     os.close(ruleset)
     return done
 
