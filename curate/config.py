@@ -1,7 +1,7 @@
 """Settings: one recipe file, `--set`, flags; every value knows where it came from.
 
-A recipe is one YAML file with sections `sources`, `curate`, `pack`, `train`, `eval` (and a `smoke` overlay). Each
-command resolves its own section: flag > --set > recipe > inherited > default. What a command resolved is recorded in
+A recipe is one YAML file with sections `sources`, `curate`, `pack`, `train`, `eval` (and a `smoke` overlay and a
+`sweep`, read by `gristmill run` and `gristmill sweep`). Each command resolves its own section: flag > --set > recipe > inherited > default. What a command resolved is recorded in
 its output and inherited downstream, so three bare commands fit one model. Unknown keys are errors that name the
 nearest known key; duplicate YAML keys are errors too.
 """
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from curate.foundation.errors import UsageError
 
 SECTIONS = ("sources", "curate", "pack", "train", "eval")
-META = ("name", "about", "smoke")
+META = ("name", "about", "smoke", "sweep")
 AMBIENT = "gristmill.yaml"
 RECIPES = Path(__file__).parent / "recipes"
 

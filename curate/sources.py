@@ -29,14 +29,15 @@ Markers = Literal["strip", "keep"]
 class SourceSettings(BaseModel):
     """How one source is read; everything has a default, so most sources need no entry.
 
-    `path` is a folder, a file or `hf://name@revision`; `fields` maps names we know to columns of the data; `system`,
-    `user` and `assistant` are format strings over columns; `format` forces a format (`text` is never guessed).
+    `path` is a folder, a file or `hf://name@revision` (`config` names one of several configurations there); `fields`
+    maps names we know to columns of the data; `system`, `user` and `assistant` are format strings over columns; `format` forces a format (`text` is never guessed).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str | None = None
     split: str = "train"
+    config: str | None = None
     licence: str | None = None
     fields: dict[str, str] | None = None
     system: str | None = None
@@ -136,7 +137,7 @@ def _known_text(head: str) -> str | None:
     return next((name for name, pattern in _TEXTS if re.search(pattern, head)), None)
 
 
-def hub_files(name: str, address: str, split: str) -> list[Path]:
+def hub_files(name: str, address: str, split: str, config: str | None = None) -> list[Path]:
     """The Arrow files of a hub set, fetched or found in the cache through `datasets`.
 
     Raises `Offline` within a second when the set is not cached and the hub cannot be reached.
@@ -146,7 +147,7 @@ def hub_files(name: str, address: str, split: str) -> list[Path]:
         raise UsageError(f"{address}: not a hub address", hint="write hf://owner/name@revision")
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON") or not reachable()
     if offline:
-        if not _cached(dataset):
+        if not cached(dataset):
             raise Offline(
                 f"source {name}: {address} is not on this machine and the hub cannot be reached",
                 hint=f"download it elsewhere, then: --set sources.{name}.path=/folder/with/the/files",
@@ -155,7 +156,7 @@ def hub_files(name: str, address: str, split: str) -> list[Path]:
     import datasets
 
     try:
-        found = datasets.load_dataset(dataset, revision=revision or None, split=split)
+        found = datasets.load_dataset(dataset, config, revision=revision or None, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         hint = f"check the name, revision and split, or: --set sources.{name}.path=/folder/with/the/files"
         raise (Offline if offline else UsageError)(
@@ -176,7 +177,8 @@ def reachable() -> bool:
     return True
 
 
-def _cached(dataset: str) -> bool:
+def cached(dataset: str) -> bool:
+    """Whether the cache of the hub client or of `datasets` holds a set."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"datasets--{dataset.replace('/', '--')}"
     built = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets") / dataset.replace("/", "___").lower()

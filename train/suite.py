@@ -48,5 +48,56 @@ def demo_command(
     console.result(*demo(folder, seeds, console, quick=quick))
 
 
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a YAML file.")]
+Folder = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where everything goes; the recipe's name.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="The recipe's small overlay: every step, on a tiny model.")]
+
+
+@app.command("run")
+def run_command(
+    recipe: Name,
+    folder: Folder = None,
+    smoke: Smoke = False,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """A recipe from its sources to the table of before and after; what is complete is skipped, exit 1 under a floor."""
+    from train import river
+
+    console = Console(as_json=as_json, quiet=quiet)
+    found = river.resolve(recipe, sets or [], smoke=smoke)
+    root = river.folder_of(found, folder)
+    console.result(*(river.plan(found, root) if dry_run else river.run(found, root, console)))
+
+
+@app.command("recipes")
+def recipes_command(as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
+    """The shipped recipes: what each does, its model, what it needs from the hub."""
+    from train.river import catalogue
+
+    Console(as_json=as_json, quiet=quiet).result(*catalogue())
+
+
+@app.command("sweep")
+def sweep_command(
+    recipe: Name,
+    folder: Folder = None,
+    smoke: Smoke = False,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Shard sets over size, quality and diversity at equal trained tokens, and the runs they are for."""
+    from train import river, sweeping
+
+    console = Console(as_json=as_json, quiet=quiet)
+    found = river.resolve(recipe, sets or [], smoke=smoke)
+    root = river.folder_of(found, folder or Path(f"{found.name}-sweep"))
+    console.result(*(sweeping.plan(found, root) if dry_run else sweeping.sweep(found, root, console)))
+
+
 if __name__ == "__main__":
     main()

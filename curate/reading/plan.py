@@ -118,7 +118,7 @@ def _named(name: str, settings: SourceSettings, root: Path, plan: Plan) -> list[
     """The files of a source whose recipe entry says where they are."""
     address = settings.path or ""
     if address.startswith(_HUB):
-        files = hub_files(name, address, settings.split)
+        files = hub_files(name, address, settings.split, settings.config)
         return [
             Found(f"{name}/{settings.split}-{index:05d}.arrow", path, name, "arrow", settings)
             for index, path in enumerate(files)
