@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.foundation.errors import UsageError
-from curate.foundation.store import Store, recover
+from curate.foundation.errors import DataError, UsageError
+from curate.foundation.store import Store, digest_file, digest_of, recover
 from curate.reading import Batch, Quarantined
 from curate.record import SCHEMA
 from curate.tables import batches
@@ -43,8 +43,6 @@ class CuratedUnit:
 
 def units(root: Path, manifest: dict[str, Any], *, removed: bool) -> list[CuratedUnit]:
     """The units of a complete curated folder; with `removed`, including every row of the ledger of removals."""
-    from curate.foundation.store import digest_of
-
     found: dict[str, list[str]] = {}
     for name in manifest["files"]:
         top, _, rest = name.partition("/")
@@ -73,8 +71,12 @@ def open_folder(root: Path) -> tuple[Store, dict[str, Any]]:
 
 
 def read(unit: CuratedUnit) -> Iterator[Batch]:
-    """The records of a unit in file order, in bounded batches; verdict columns are dropped."""
+    """The records of a unit in file order, in bounded batches; verdict columns are dropped.
+
+    Raises DataError when a file is not what was written.
+    """
     root = Path(unit.root)
+    _check(unit)
     lines = [part for part in unit.parts if part.startswith("quarantine/")]
     removed = [part for part in unit.parts if part.startswith("removed/")]
     back = [table.select(SCHEMA.names) for part in removed for table in batches(root / part)]
@@ -95,6 +97,19 @@ def read(unit: CuratedUnit) -> Iterator[Batch]:
     for start in range(0, max(1, rest.num_rows), JOINED):
         yield _batch(rest.slice(start, JOINED), found)
         found = []
+
+
+def _check(unit: CuratedUnit) -> None:
+    """Refuse files that are not the ones the folder's manifest lists."""
+    try:
+        found = digest_of([[part, digest_file(Path(unit.root) / part)] for part in unit.parts])
+    except FileNotFoundError:
+        found = ""
+    if found != unit.digest:
+        raise DataError(
+            f"{unit.root}: what was written of unit {unit.name} is damaged or gone ({', '.join(unit.parts)})",
+            hint=f"find which file: curate verify {unit.root}",
+        )
 
 
 def _batch(table: pa.Table, found: list[Quarantined]) -> Batch:

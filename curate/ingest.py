@@ -33,6 +33,8 @@ from curate.stages.verdict import VERDICT_FIELDS, Judgement, Verdict
 from curate.tables import batches, read_arrow, sink
 
 FORMAT = 2  # raise when ingest or apply would write other bytes for the same input: markers then no longer match
+WORKING = frozenset({"exact", "minhash", "embedding"})  # stages whose sketches would fill the output
+TEXTS_NEEDED = frozenset({"minhash"})  # reduce stages that read the kept texts again when they decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,10 @@ def verdict_name(stage: str, unit: str) -> str:
     return f".work/verdicts/{stage}/{unit}.arrow"
 
 
-def sketch_name(stage: str, unit: str) -> str:
-    """The sketch of a unit for a reduce stage; that of `embedding` holds texts and is not kept."""
-    return f"{'.work/' if stage == 'embedding' else ''}sketches/{stage}/{unit}.arrow"
+def sketch_name(stage: str, unit: str, config: CurateConfig) -> str:
+    """The sketch of a unit for a reduce stage; one of WORKING is gone at the end unless its settings keep it."""
+    working = stage in WORKING and not getattr(getattr(config, stage), "keep_sketches", False)
+    return f"{'.work/' if working else ''}sketches/{stage}/{unit}.arrow"
 
 
 def _batches(job: Job) -> Iterator[Batch]:
@@ -113,7 +116,7 @@ def ingest(job: Job) -> dict[str, Any]:
                 table = _act(job, out, stage.name, judgement, counts)
             out.write(kept_name(unit), table, always=True)
             for name, sketcher in reducers.items():
-                out.write(sketch_name(name, unit), sketcher.sketch(table, kept), always=True)
+                out.write(sketch_name(name, unit, job.config), sketcher.sketch(table, kept), always=True)
             kept += table.num_rows
         if quarantined:
             out_name = f"quarantine/{unit}.jsonl"
@@ -138,11 +141,26 @@ def ingested(store: Store, job: Job, key: str) -> dict[str, Any] | None:
     wanted: dict[str, str] = summary.get("working", {})
     paths = {name: store.path(name) for name in _working_sketches(job)}
     intact = all(path.is_file() and digest_file(path) == wanted.get(name) for name, path in paths.items())
-    return summary if intact else None
+    return summary if intact and _texts_there(store, job, summary) else None
+
+
+def _texts_there(store: Store, job: Job, summary: dict[str, Any]) -> bool:
+    """Whether a stage that looks at texts while it decides finds those of this unit.
+
+    They lie in the intermediate file, or, where a finished run tidied that away, in the unit's final files. A run that
+    was killed in between and goes on without its intermediates (on another machine) finds them in neither.
+    """
+    if not TEXTS_NEEDED & set(job.config.stages):
+        return True
+    work = store.path(kept_name(job.unit.name))
+    if work.is_file():
+        return bool(digest_file(work) == summary["kept"])
+    applied = store.intact(f"apply/{job.unit.name}")
+    return applied is not None and applied.get("ingest") == job.key
 
 
 def _working_sketches(job: Job) -> list[str]:
-    names = [sketch_name(stage, job.unit.name) for stage in job.config.stages]
+    names = [sketch_name(stage, job.unit.name, job.config) for stage in job.config.stages if stage in WORKING]
     return [name for name in names if name.startswith(".work/")]
 
 
@@ -231,7 +249,7 @@ def apply(job: Job) -> dict[str, Any]:
     work = store.path(kept_name(unit))
     if marker is None or not work.exists() or digest_file(work) != marker["kept"]:
         ingest(job)  # the intermediate was cleaned away after an earlier run, or is damaged: make the same bytes again
-    counts: dict[str, Any] = {"kept": {}, "stages": {}}
+    counts: dict[str, Any] = {"ingest": job.key, "kept": {}, "stages": {}}
     verdicts = {name: read_arrow(store.path(verdict_name(name, unit))) for name in _reducers(job)}
     tokens = _token_counter(job.tokenizer)
     start = 0

@@ -1,7 +1,8 @@
-"""Earlier outputs as something to compare with: what they kept, by their stored sketches.
+"""Earlier outputs as something to compare with: what they kept.
 
 What an earlier output kept always wins and never goes. A folder that stored no sketches of a stage (it ran without the
-stage) is sketched afresh from its records, into a file that is gone afterwards.
+stage, or without its `keep_sketches`) is sketched afresh from its records, into files that are gone afterwards; what
+goes is the same.
 
 Cost: the ids of its records are read; sketching afresh reads the records once, at 0.2 GB/s or more.
 """
@@ -18,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curate.foundation.errors import UsageError
+from curate.foundation.errors import DataError, UsageError
+from curate.foundation.store import Store
 from curate.tables import batches, read_arrow
 
 
@@ -72,12 +74,37 @@ def old_sketches(stage: Any, previous: Sequence[Previous], scratch: Any) -> Iter
         files = old.manifest["files"]
         for name in sorted(name for name in files if name.startswith("records/")):
             records = old.root / name
-            stored = f"sketches/{stage.name}/{Path(name).stem}.arrow"
+            stored = _stored(stage.name, name)
+            _check(old, [name, stored] if stored in files else [name])
             if stored in files:
                 path = old.root / stored
                 yield OldSketch(old.folder, path, _not_kept(path, records), records)
             else:
                 yield OldSketch(old.folder, _afresh(stage, records, scratch), np.zeros(0, np.int64), records)
+
+
+def _stored(stage: str, records: str) -> str:
+    return f"sketches/{stage}/{Path(records).stem}.arrow"
+
+
+def without_sketches(previous: Sequence[Previous], stage: str) -> list[str]:
+    """What to say of earlier outputs that must be sketched afresh for a stage; one line each."""
+    said = []
+    for old in previous:
+        files = old.manifest["files"]
+        bare = [name for name in files if name.startswith("records/") and _stored(stage, name) not in files]
+        if bare:
+            number = sum(files[name].get("rows", 0) for name in bare)
+            said.append(f"{stage}: {old.folder} stores no sketches: its {number:,} records are sketched afresh")
+    return said
+
+
+def _check(old: Previous, names: Sequence[str]) -> None:
+    """Refuse files of an earlier output that are not the ones its manifest lists."""
+    store = Store(old.root, "records")
+    for name in names:
+        if not store.path(name).is_file() or store.entry(name) != old.manifest["files"][name]:
+            raise DataError(f"{old.root / name}: damaged or gone", hint=f"look closer: curate verify {old.folder}")
 
 
 def _not_kept(path: Path, records: Path) -> NDArray[np.int64]:

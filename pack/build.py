@@ -20,7 +20,7 @@ from curate.config import Resolved
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
 from curate.foundation.executor import Executor
-from curate.foundation.store import MANIFEST, UNITS, Store, canonical, digest_of
+from curate.foundation.store import MANIFEST, UNITS, Store, canonical, digest_file, digest_of
 from pack import account, gather
 from pack.config import PackConfig
 from pack.plan import Plan, Split, plan
@@ -106,6 +106,11 @@ def units_of(job: Build, identity: str) -> list[Unit]:
         if not name.startswith("records/"):
             continue
         try:
+            if (found := digest_file(job.out / name)) != entry["digest"]:
+                raise DataError(
+                    f"{job.out / name}: its digest is {found}, the manifest says {entry['digest']}",
+                    hint=f"run: curate verify {job.out}",
+                )
             rows = int(pq.read_metadata(job.out / name).num_rows)
         except (pa.ArrowInvalid, FileNotFoundError) as error:
             raise DataError(
@@ -131,7 +136,7 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
         store.sweep()
         if overwrite:
             _start_afresh(job.shards)
-        if store.complete() and store.manifest().get("build_key") == key and not _damaged(store):
+        if store.complete() and store.manifest().get("build_key") == key and not store.verify():
             console.say(f"{job.shards} is up to date")
             return _finished(store)
         store.remove(MANIFEST)
@@ -236,6 +241,7 @@ def _facts(job: Build, render: Any, pad_id: int) -> dict[str, Any]:
         "config": job.config.model_dump(mode="json"),
         "config_digest": digest_of(_shaping(job.config)),
         "input": {"digest": job.records["digest"], "config_digest": job.records.get("config_digest")},
+        "decontamination": account.decontaminated(job.records),
         "recipe": job.resolved.recipe,
         "recipe_name": job.resolved.name,
     }
@@ -273,15 +279,6 @@ def _shown(store: Store, facts: Mapping[str, Any], render: Any) -> dict[str, Any
         "samples": account.samples(reader, render.tokenizer),
         "bytes": sum(store.path(name).stat().st_size for name in parts),
     }
-
-
-def _damaged(store: Store) -> bool:
-    """Whether a file of the manifest is missing or has another size (digests are for `pack verify`)."""
-    files = store.manifest()["files"]
-    return any(
-        not store.path(name).is_file() or store.path(name).stat().st_size != entry["bytes"]
-        for name, entry in files.items()
-    )
 
 
 def _finished(store: Store) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from train.optimizing import gathered, like, restore
 FOLDER: Final = "checkpoints"
 MODEL, STATE, INDEX = "model.safetensors", "state.safetensors", "state.json"
 _NAME = re.compile(r"^step-(\d{8})$")
-_TEMP = re.compile(r"^\.step-\d{8}\.tmp-[0-9a-f]{12}$")
 
 
 @dataclass(slots=True)
@@ -84,10 +83,12 @@ def save(
     *,
     epoch: int,
     keep: int,
+    metrics: dict[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint and drop all but the newest `keep` and the best; a failed write leaves the older ones alone.
 
-    `weights` and `state` are what `weights_of` and `optimizing.moments` give. Raises `MachineError` when the disk is full.
+    `metrics` says how many lines of metrics.jsonl belong to it, and their digest; `weights` and `state` are what
+    `weights_of` and `optimizing.moments` give. Raises `MachineError` when the disk is full.
     """
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,8 +107,10 @@ def save(
             "frozen": identity.frozen,
             "config": identity.config,
             "config_digest": digest_of(identity.config),
+            "metrics": metrics,
             "files": {name: digest_file(temp / name) for name in (MODEL, STATE)},
         }
+        index["digest"] = digest_of(index)
         (temp / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
         for name in (MODEL, STATE, INDEX):
             _sync(temp / name)
@@ -124,10 +127,17 @@ def save(
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
         raise
+    prune(run, progress, keep)
+    return target
+
+
+def prune(run: Path, progress: Progress, keep: int) -> None:
+    """Drop all but the newest `keep` checkpoints and the best: also what a killed run had yet to drop."""
     for old in saved(run)[:-keep]:
         if progress.best_loss is None or old.name != _name(progress.best_step):
-            shutil.rmtree(old, ignore_errors=True)
-    return target
+            gone = old.with_name(f".{old.name}.tmp-{secrets.token_hex(6)}")
+            old.rename(gone)  # whole or not at all, also on its way out
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _name(step: int) -> str:
@@ -142,14 +152,6 @@ def saved(run: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.match(path.name) and (path / INDEX).is_file())
 
 
-def sweep(run: Path) -> None:
-    """Remove what an interrupted write left behind."""
-    folder = run / FOLDER
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if _TEMP.match(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def newest(run: Path, identity: Identity) -> tuple[Path | None, list[str]]:
     """The newest checkpoint whose digests hold, and a line for each damaged one that was passed over.
 
@@ -157,12 +159,7 @@ def newest(run: Path, identity: Identity) -> tuple[Path | None, list[str]]:
     """
     passed = []
     for path in reversed(saved(run)):
-        try:
-            index = json.loads((path / INDEX).read_text())
-            sound = _sound(path, index)
-        except (OSError, ValueError, KeyError):
-            sound = False
-        if not sound:
+        if (index := sound(path)) is None:
             passed.append(f"{path} is damaged; going on from the one before it")
             continue
         if lines := identity.differences(index):
@@ -194,13 +191,21 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
 def best(run: Path, progress: Progress) -> Path:
     """The checkpoint of the lowest held-out loss; raises `DataError` when it is gone or damaged."""
     path = run / FOLDER / _name(progress.best_step)
-    if not (path / INDEX).is_file() or not _sound(path, json.loads((path / INDEX).read_text())):
+    if sound(path) is None:
         raise DataError(f"{path}: the best checkpoint is gone or damaged", hint="start again with --no-resume")
     return path
 
 
-def _sound(path: Path, index: dict[str, Any]) -> bool:
-    return all(digest_file(path / name) == digest for name, digest in index["files"].items())
+def sound(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself, when its own digest and those of its files hold; else None."""
+    try:
+        index: dict[str, Any] = json.loads((path / INDEX).read_bytes())
+        claimed = index.pop("digest")
+        whole = digest_of(index) == claimed
+        whole = whole and all(digest_file(path / name) == digest for name, digest in index["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return index if whole else None
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

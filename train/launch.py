@@ -46,7 +46,9 @@ def start(job: dict[str, Any], processes: int) -> None:
         stopped.exit_code = code if 0 < code < 256 else MachineError.exit_code
         raise stopped from error
     except SignalException as error:
-        raise Interrupted("stopped; the last checkpoint is kept", hint="run the same command again to go on") from error
+        ended = Interrupted("stopped; the last checkpoint is kept", hint="run the same command again to go on")
+        ended.exit_code = 128 + int(error.sigval)
+        raise ended from error
     finally:
         del os.environ[JOB], os.environ[PARENT]
 

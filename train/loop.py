@@ -73,7 +73,7 @@ class Trainer:
             best = finished and self._look(stopping)
             asked = asked or (stopping.asked and self._alone)
             if asked and (self.progress.step < self.plan.steps or self._due()):
-                self._leave()
+                self._leave(stopping)
             step, last = self.progress.step, self.progress.step == self.plan.steps or self.progress.stopped
             if best or last or step % self.plan.save_steps == 0:
                 self.save()
@@ -83,13 +83,15 @@ class Trainer:
         """Whether this process may stop on its own: with others, all stop at the end of the same step."""
         return bool(self.accelerator.num_processes == 1)
 
-    def _leave(self) -> None:
+    def _leave(self, stopping: Stopping) -> None:
         self.save()
         kept = "a checkpoint is saved" if self.progress.step else "there was nothing to save yet"
-        raise Interrupted(
+        error = Interrupted(
             f"stopped at step {self.progress.step:,} of {self.plan.steps:,}; {kept}",
             hint="run the same command again to go on from there",
         )
+        error.exit_code = 128 + stopping.number
+        raise error
 
     def _due(self) -> bool:
         """Whether the held-out loss of this step is still to be taken."""
@@ -103,7 +105,7 @@ class Trainer:
         loss = self.evaluate(stopping)
         if self._alone and stopping.asked:
             if not self.progress.step:
-                self._leave()
+                self._leave(stopping)
             return False
         self.progress.evaluated = self.progress.step
         if loss is None or not judge(self.progress, loss, self.config):
@@ -314,7 +316,16 @@ class Trainer:
             self.metrics.flush()
             stretch = self.plan.stretch(max(0, self.progress.step - 1))
             at = stretch.samples_of(self.progress.step - 1)[1] // len(self.shards.stages[stretch.stage].split)
-            checkpoint.save(self.run, weights, state, self.progress, self.identity, epoch=at, keep=self.config.keep)
+            checkpoint.save(
+                self.run,
+                weights,
+                state,
+                self.progress,
+                self.identity,
+                epoch=at,
+                keep=self.config.keep,
+                metrics=self.metrics.state(),
+            )
         self.accelerator.wait_for_everyone()
 
 

@@ -1,19 +1,21 @@
 """`metrics.jsonl`: one JSON line a step and one an evaluation.
 
 The file is rewritten whole (atomically) at every checkpoint and evaluation and at least every ten seconds between
-them, never appended to in place, so a reader always sees complete lines. A resumed run drops the lines after its
-checkpoint first. Everything but the key `rates` is a pure function of config and shards.
+them, never appended to in place, so a reader always sees complete lines. A resumed run keeps the lines that its checkpoint
+counted, if they are still the ones it digested, and drops those after them. Everything but the key `rates` is a pure
+function of config and shards.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, Final
 
-from curate.foundation.store import Store
+from curate.foundation.errors import DataError
+from curate.foundation.store import Store, digest_bytes
 
 NAME: Final = "metrics.jsonl"
 EVERY: Final = 10.0
@@ -23,15 +25,17 @@ class Metrics:
     """The lines of a run, in memory and on disk; disk only where `writes` (rank 0). `also` is handed every new line."""
 
     def __init__(
-        self, store: Store, *, upto: int, writes: bool, also: Callable[[dict[str, Any]], None] | None = None
+        self,
+        store: Store,
+        *,
+        kept: Mapping[str, Any] | None,
+        writes: bool,
+        also: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
+        """`kept` is what `state` gave when the checkpoint was saved, None for a run from the start."""
         self._store, self._writes, self._also = store, writes, also
-        self.lines: list[dict[str, Any]] = []
         self._written = time.monotonic()
-        path = store.path(NAME)
-        if upto and path.is_file():
-            known = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            self.lines = [line for line in known if line["step"] <= upto]
+        self.lines: list[dict[str, Any]] = [] if kept is None else _known(store, kept)
 
     def add(self, line: dict[str, Any]) -> None:
         """Record one line."""
@@ -44,9 +48,12 @@ class Metrics:
     def flush(self) -> None:
         """Write every line so far."""
         if self._writes:
-            text = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in self.lines)
-            self._store.write_bytes(NAME, text.encode())
+            self._store.write_bytes(NAME, _encoded(self.lines))
         self._written = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """How many lines there are, and their digest."""
+        return {"lines": len(self.lines), "digest": digest_bytes(_encoded(self.lines))}
 
     def last(self, key: str) -> Any:
         """The latest value of a key, or None."""
@@ -64,3 +71,19 @@ class Metrics:
         """The line of the evaluation at a step, of the last one for None; empty when there is none."""
         found = (line for line in reversed(self.lines) if "eval_loss" in line and step in (None, line["step"]))
         return next(found, {})
+
+
+def _encoded(lines: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines).encode()
+
+
+def _known(store: Store, kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines that a checkpoint counted; raises `DataError` when they are not there as they were."""
+    path = store.path(NAME)
+    data = b"".join((path.read_bytes() if path.is_file() else b"").splitlines(keepends=True)[: kept["lines"]])
+    if digest_bytes(data) != kept["digest"]:
+        raise DataError(
+            f"{path}: altered or cut since the checkpoint was saved",
+            hint="put the file back, or start again with --no-resume",
+        )
+    return [json.loads(line) for line in data.splitlines()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from curate.cards.render import write_card
 from curate.foundation.console import Console
-from curate.foundation.errors import UsageError
+from curate.foundation.errors import DataError, UsageError
 from curate.foundation.store import MANIFEST, Store
 from train import checkpoint, final, launch, metrics, selfcheck, tracking
 from train.config import TrainConfig
@@ -53,10 +53,10 @@ def train(
         if overwrite:
             _clear(store)
         elif store.complete():
-            return _already(store, _identity(config, packed), console)
+            return _already(store, _identity(config, packed), console, cards)
         elif not config.resume:
             _clear(store)
-        checkpoint.sweep(run)
+        store.sweep()
         job = {
             "config": config.model_dump(mode="json"),
             "shards": str(shards.resolve()),
@@ -94,6 +94,7 @@ def fit(
         selfcheck.require(made.report)
         identity = replace(_identity(config, shards), frozen=made.frozen)
         resumed, passed = checkpoint.newest(store.root, identity)
+        kept = (checkpoint.sound(resumed) or {}).get("metrics") if resumed else None
         for line in passed:
             talk.warn(line)
         progress = made.resume(resumed) if resumed else checkpoint.Progress()
@@ -101,7 +102,7 @@ def fit(
             talk.say(f"going on from {resumed.name}")
         tracking.begin(accelerator, config)
         also = _tracked(accelerator) if config.track else None
-        lines = metrics.Metrics(store, upto=progress.step, writes=accelerator.is_main_process, also=also)
+        lines = metrics.Metrics(store, kept=kept, writes=accelerator.is_main_process, also=also)
         trainer = Trainer(
             config=config,
             shards=shards,
@@ -121,6 +122,8 @@ def fit(
         with Stopping() as stopping:
             trainer.fit(stopping)
         lines.flush()
+        if accelerator.is_main_process:
+            checkpoint.prune(store.root, progress, config.keep)
         if config.best and progress.best_loss is not None and progress.best_step != progress.step:
             checkpoint.load_weights(checkpoint.best(store.root, progress), made.inner.model)
             talk.say(f"final/ is the model of step {progress.best_step:,}, whose held-out loss was lowest")
@@ -186,7 +189,8 @@ def _commit(
             "world": config.num_processes,
             "model": config.model,
             "shards": {
-                key: shards.manifest.get(key) for key in ("fingerprint", "ctx", "tokenizer", "sources", "rendering")
+                key: shards.manifest.get(key)
+                for key in ("fingerprint", "ctx", "tokenizer", "sources", "rendering", "decontamination")
             },
             "terminators": list(shards.manifest["terminators"]),
             "plan": plan.facts(),
@@ -215,7 +219,8 @@ def _versions(config: TrainConfig) -> dict[str, str]:
     return {"python": ".".join(map(str, sys.version_info[:3])), **{name: version(name) for name in names}}
 
 
-def _already(store: Store, identity: checkpoint.Identity, console: Console) -> dict[str, Any]:
+def _already(store: Store, identity: checkpoint.Identity, console: Console, cards: Path | None) -> dict[str, Any]:
+    """A complete run as it is, and the card that one killed after its manifest still owes."""
     manifest = store.manifest()
     known = {"config": manifest["config"], "shards": manifest["shards"]["fingerprint"], "world": manifest["world"]}
     if lines := identity.differences(known):
@@ -223,8 +228,21 @@ def _already(store: Store, identity: checkpoint.Identity, console: Console) -> d
             f"{store.root} holds a finished run that differs: {'; '.join(lines)}",
             hint="name another run folder, or replace this one with --overwrite",
         )
+    sound(store)
+    store.sweep()
+    write_card(store.root, manifest, gallery=cards)
     console.say(f"{store.root} is complete already (--overwrite trains again)")
     return manifest
+
+
+def sound(store: Store) -> None:
+    """Refuse a complete run whose files are not the ones that were written."""
+    if problems := store.verify():
+        shown = "\n".join(f"  {line}" for line in problems[:20])
+        raise DataError(
+            f"{store.root}: {len(problems)} problem(s)\n{shown}",
+            hint="put the files back, or train it again with --overwrite",
+        )
 
 
 def _refuse_foreign(run: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 
 class Stopping:
-    """While entered, the first signal sets `asked`; a second Ctrl-C stops at once."""
+    """While entered, the first signal sets `asked` and its `number`; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.number: int = signal.SIGINT
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stopping:
@@ -30,4 +31,4 @@ class Stopping:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.number = True, number

@@ -179,11 +179,11 @@ class Store:
         return sorted(found)
 
     def sweep(self, keep: Iterable[str] | None = None) -> None:
-        """Remove leftover temporary files and, when `keep` is given, every visible file that is not in it."""
+        """Remove leftover temporary files and folders and, when `keep` is given, every visible file that is not in it."""
         kept = None if keep is None else set(keep)
         for name in self.names(hidden=True):
             visible = not any(part.startswith(".") for part in PurePosixPath(name).parts)
-            if TEMP.match(PurePosixPath(name).name) or (kept is not None and visible and name not in kept):
+            if any(map(TEMP.match, PurePosixPath(name).parts)) or (kept is not None and visible and name not in kept):
                 self.remove(name)
         for folder, _, _ in os.walk(self.root, topdown=False):
             if folder != str(self.root):
@@ -193,28 +193,43 @@ class Store:
     # -- units ---------------------------------------------------------------------------------------------------
 
     def mark(self, unit: str, key: str, outputs: Iterable[str], summary: dict[str, Any]) -> None:
-        """Record that `unit` was done under `key` (a digest of config and input) and wrote `outputs`."""
+        """Record that `unit` was done under `key` (a digest of config and input) and wrote `outputs`.
+
+        A unit done again to the same bytes, for an intermediate that was lost, leaves its marker and what was uploaded.
+        """
         files = {name: self.entry(name) for name in sorted(outputs)}
-        marker = f"{UNITS}/{unit}.json"
-        self.write_json(marker, {"key": key, "outputs": files, "summary": summary})
+        marker = json.loads(canonical({"key": key, "outputs": files, "summary": summary}))
+        if self._marker(unit) == marker:
+            return
+        name = f"{UNITS}/{unit}.json"
+        self.write_json(name, {**marker, "digest": digest_of(marker)})
         if mirror := self._mirror():
-            for name in (*files, marker):
-                mirror.put(name)
+            for each in (*files, name):
+                mirror.put(each)
+
+    def _marker(self, unit: str) -> dict[str, Any] | None:
+        """What a unit's marker says; None when there is none, or it was altered."""
+        try:
+            marker: dict[str, Any] = json.loads(self.path(f"{UNITS}/{unit}.json").read_bytes())
+            return marker if marker.pop("digest") == digest_of(marker) else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
 
     def done(self, unit: str, key: str) -> dict[str, Any] | None:
         """The summary of a finished unit, or None when it must be (re)done: other key, missing or altered output."""
-        path = self.path(f"{UNITS}/{unit}.json")
-        try:
-            marker = json.loads(path.read_bytes())
-            if marker["key"] != key:
-                return None
-            for name, entry in marker["outputs"].items():
-                if self.entry(name) != entry:
-                    return None
-            summary: dict[str, Any] = marker["summary"]
-        except (OSError, ValueError, KeyError, TypeError):
+        return self.intact(unit, key)
+
+    def intact(self, unit: str, key: str | None = None) -> dict[str, Any] | None:
+        """The summary of a unit whose outputs are all there unaltered, under `key` or (None) under any; else None."""
+        marker = self._marker(unit)
+        if marker is None or (key is not None and marker["key"] != key):
             return None
-        return summary
+        try:
+            whole = all(self.entry(name) == entry for name, entry in marker["outputs"].items())
+        except OSError:
+            return None
+        summary: dict[str, Any] = marker["summary"]
+        return summary if whole else None
 
     def outputs(self, unit: str) -> list[str]:
         """The files that a unit's marker names."""

@@ -175,7 +175,7 @@ def test_a_killed_run_goes_on_from_its_uploaded_units_on_another_machine(server,
     server.log.clear()
     run("curate", "filter", f"s3://{name}/raw", out, env={**env, "GRISTMILL_CACHE": str(tmp_path / "elsewhere")})
     again = {path.strip("/") for method, path in server.log if method == "PUT"}
-    assert not done & again, "a finished unit was read again"
+    assert not done & again, "a finished unit was uploaded again"
     assert objects(files, out) == tree(tmp_path / "out")
 
 
