@@ -21,8 +21,9 @@ from train.asking import Asker
 from train.comparing import paired, table
 from train.config import TrainConfig
 from train.evaluate import Prompting, ask_all, final_of, load_model, responses_jsonl
+from train.final import FOLDER as FINAL
 from train.generating import BATCH
-from train.recording import FOLDER, record_evaluation, run_of
+from train.recording import FOLDER, record_evaluation, run_of, sound
 from train.scoring import Response, Said, Score, executed, judge, lines, row_of, score
 from train.tasks.items import Item, Task, examples, subset
 
@@ -88,6 +89,8 @@ def evaluate(request: Request, console: Console) -> tuple[dict[str, Any], str]:
     run = run_of(request.model)
     if request.before and run is None:
         raise UsageError(f"--before: {request.model} is no run", hint="name a folder that train run wrote")
+    if run:
+        sound(Store(run, "run"), f"{FINAL}/")
     if warning := leaked(run, task):
         console.warn(warning)
     results: list[Result] = []

@@ -22,6 +22,16 @@ def run_of(model: Path) -> Path | None:
     return folder if (folder / FINAL).is_dir() and (folder / MANIFEST).is_file() else None
 
 
+def sound(store: Store, under: str = "") -> None:
+    """Raise `DataError` when files of a complete run (those `under` a folder) are not the ones that were written."""
+    if problems := [line for line in store.verify() if line.startswith(under)]:
+        shown = "\n".join(f"  {line}" for line in problems[:20])
+        raise DataError(
+            f"{store.root}: {len(problems)} problem(s)\n{shown}",
+            hint="put the files back, or train it again with --overwrite",
+        )
+
+
 def record_evaluation(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
     """Add flat rows with `task` and `model` to a run's manifest, commit it again and render its card again.
 

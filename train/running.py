@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from curate.cards.render import write_card
 from curate.foundation.console import Console
-from curate.foundation.errors import DataError, UsageError
+from curate.foundation.errors import UsageError
 from curate.foundation.store import MANIFEST, Store
-from train import checkpoint, final, launch, metrics, selfcheck, tracking
+from train import checkpoint, final, launch, metrics, recording, selfcheck, tracking
 from train.config import TrainConfig
 from train.data import Shards
 from train.plan import Plan, make_plan
@@ -228,21 +228,11 @@ def _already(store: Store, identity: checkpoint.Identity, console: Console, card
             f"{store.root} holds a finished run that differs: {'; '.join(lines)}",
             hint="name another run folder, or replace this one with --overwrite",
         )
-    sound(store)
+    recording.sound(store)
     store.sweep()
     write_card(store.root, manifest, gallery=cards)
     console.say(f"{store.root} is complete already (--overwrite trains again)")
     return manifest
-
-
-def sound(store: Store) -> None:
-    """Refuse a complete run whose files are not the ones that were written."""
-    if problems := store.verify():
-        shown = "\n".join(f"  {line}" for line in problems[:20])
-        raise DataError(
-            f"{store.root}: {len(problems)} problem(s)\n{shown}",
-            hint="put the files back, or train it again with --overwrite",
-        )
 
 
 def _refuse_foreign(run: Path) -> None:
