@@ -69,7 +69,7 @@ def filter_command(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Every stage in order: select, length, quality, exact, minhash, decontaminate; then the card."""
+    """Every stage in order: select, length, quality, exact, minhash, embedding (off), decontaminate; then the card."""
     from curate import commands
 
     flags = {

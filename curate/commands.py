@@ -54,6 +54,11 @@ def settings(
 ) -> tuple[Resolved[CurateConfig], dict[str, SourceSettings]]:
     """Resolve the `curate` and `sources` sections; a tokenizer named here is inherited by pack."""
     resolved = resolve("curate", CurateConfig, recipe=recipe, sets=sets, flags=flags)
+    if flags.get("decontaminate.against") and "decontaminate" not in resolved.config.stages:
+        raise UsageError(
+            "--against: the stage decontaminate is not among the stages of this run",
+            hint="leave out --skip decontaminate, or add it to the recipe's curate.stages",
+        )
     sources = {
         name: validate(SourceSettings, values or {}, f"sources.{name}")
         for name, values in resolved.recipe.get("sources", {}).items()

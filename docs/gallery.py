@@ -12,6 +12,11 @@ import tempfile
 from pathlib import Path
 
 ROWS = 3_000
+AGAINST = [
+    word
+    for name in ("leaked", "heldout_pairs", "heldout_templates")
+    for word in ("--against", f"raw-truth/{name}.jsonl")
+]
 
 
 def make(gallery: Path) -> None:
@@ -20,7 +25,10 @@ def make(gallery: Path) -> None:
         work = Path(name)
         for words in (
             ["curate", "sample", "raw", "--rows", str(ROWS)],
-            ["curate", "filter", "raw", "sample", "--workers", "1", "--cards", str(gallery.resolve())],
+            [
+                *("curate", "filter", "raw", "sample", "--recipe", "demo", *AGAINST),
+                *("--workers", "1", "--cards", str(gallery.resolve())),
+            ],
             [
                 "pack",
                 "build",

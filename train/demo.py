@@ -18,7 +18,7 @@ from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
 from curate.foundation.executor import Spread
 from curate.foundation.store import MANIFEST, Store
-from curate.sample import EVALS, TRUTH, truth_folder, write_sample
+from curate.sample import EVALS, LEAKED, TRUTH, truth_folder, write_sample
 from curate.settings import CurateConfig
 from train.planted import compare
 
@@ -104,7 +104,8 @@ def _sample(places: Places, console: Console, *, quick: bool) -> dict[str, Any]:
 def _curate(places: Places, console: Console, *, quick: bool) -> None:
     from curate import commands
 
-    resolved, sources = commands.settings(RECIPE, [], {}, None)
+    against = [str(truth_folder(places.raw) / name) for name in (*EVALS.values(), LEAKED)]
+    resolved, sources = commands.settings(RECIPE, [], {"decontaminate.against": against}, None)
     if not (places.out / MANIFEST).is_file():
         _warm(resolved.config, console)
     console.say(f"2/5 filter -> {places.out}")
