@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate import account
+from curate.cards.render import stale
 from curate.curated import open_folder
 from curate.foundation.errors import UsageError
 from curate.record import from_row, record_id
@@ -52,7 +53,7 @@ def unmatched(root: Path, manifest: dict[str, Any], wanted: set[str]) -> list[st
 
 
 def verify(root: Path, *, deep: bool = True) -> list[str]:
-    """Check digests, then recount the law from the data itself; one line for each problem found.
+    """Check digests, recount the law from the data itself, compare the card; one line for each problem found.
 
     With `deep`, every record's id and content digest are computed again from its own fields.
     """
@@ -76,7 +77,7 @@ def verify(root: Path, *, deep: bool = True) -> list[str]:
                 problems += _twice(name, table, seen)
                 if deep:
                     problems += [line for row in table.to_pylist() for line in _recheck(name, row)]
-    return problems + _recount(manifest, counts)
+    return problems + _recount(manifest, counts) + stale(root, manifest)
 
 
 def _twice(name: str, table: pa.Table, seen: set[bytes]) -> list[str]:

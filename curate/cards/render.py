@@ -70,6 +70,15 @@ def rendered(root: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
     return files
 
 
+def stale(root: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The files of a card that are not what the manifest and the sidecar render to, one line each."""
+    return [
+        f"{name}: not what the manifest renders to (curate card {root} renders it again)"
+        for name, content in rendered(root, manifest).items()
+        if not (root / name).is_file() or (root / name).read_bytes() != content
+    ]
+
+
 def publish(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files atomically, README last, and remove figures of an earlier card that this one has no more."""
     for name in sorted(files, key=lambda name: (name == README, name)):

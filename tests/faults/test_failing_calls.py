@@ -1,0 +1,83 @@
+"""Any call to the disk may fail: the command says so, nothing half-written is left to see, and a rerun makes it whole."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import river
+import trials
+
+PARTS = 1  # calls of each kind and command that the subset lets fail
+
+
+@pytest.mark.parametrize("kind", trials.KINDS)
+@pytest.mark.parametrize("step", river.STEPS)
+def test_whichever_call_fails_a_rerun_comes_to_the_same_bytes(step, kind, base, whole, full, count, tmp_path):
+    words, target, needs = river.STEPS[step]
+    folder = river.place(base, f"calls-{step}-{kind}", needs)
+    tally = tmp_path / "tally"
+    trials.run(*words, cwd=folder, fault=trials.Fault(str(folder / target), kind, 0, 0, str(tally)), check=0)
+    calls = int(tally.read_text())
+    assert calls > 0 and river.tree(folder / target) == whole[step]
+    rng = random.Random(f"{step} {kind}")
+    numbers = range(1, calls + 1) if full else sorted(rng.sample(range(1, calls + 1), min(PARTS, calls)))
+    failed = 0
+    for number in numbers:
+        river.empty(folder, target)
+        code = trials.KINDS[kind][number % len(trials.KINDS[kind])]
+        fault = trials.Fault(str(folder / target), kind, number, code, str(tally))
+        ended = trials.run(*words, cwd=folder, fault=fault)
+        where = f"{step}: {kind} {number} of {calls}: exit {ended.code}\n{ended.err}"
+        assert "Traceback" not in ended.err, where
+        assert ended.code == 0 or (ended.code == 3 and "hint: " in ended.err), where
+        assert not river.half(folder / target), where
+        failed += ended.code == 3
+        count("calls failed")
+        river.again(folder, step, whole[step])
+    assert failed or kind == "unlink", "no failing call was noticed"
+
+
+@pytest.mark.parametrize("step", river.STEPS)
+def test_a_file_that_grows_too_large_is_an_error_and_not_a_short_file(step, base, whole, full, count):
+    """The kernel's own limit (RLIMIT_FSIZE), so that every writer meets it, whatever library it is in."""
+    words, target, needs = river.STEPS[step]
+    folder = river.place(base, f"large-{step}", needs)
+    sizes = sorted({path.stat().st_size for path in (base / target).rglob("*") if path.is_file()})
+    limits = [size - 1 for size in sizes if size > 1]
+    for limit in limits if full else limits[len(limits) // 2 :: len(limits)]:
+        river.empty(folder, target)
+        ended = trials.run(*words, cwd=folder, env={"GRISTMILL_TEST_FSIZE": str(limit)})
+        where = f"{step}, files of {limit:,} bytes: exit {ended.code}\n{ended.err}"
+        assert "Traceback" not in ended.err, where
+        assert ended.code == 3 and "hint: " in ended.err, where
+        assert not river.half(folder / target), where
+        count("calls failed")
+        river.again(folder, step, whole[step])
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
+def test_a_run_that_goes_on_without_its_intermediates_reads_again_what_it_needs(share, base, whole):
+    """As on another machine, where only units and markers were uploaded; and with intermediates that are damaged."""
+    words, target, needs = river.FILTER, "out", ("raw",)
+    folder = river.place(base, f"without-{share}", needs)
+    tally = folder / "tally"
+    trials.run(*words, cwd=folder, fault=trials.Fault(str(folder / target), "rename", 0, 0, str(tally)), check=0)
+    number = int(int(tally.read_text()) * share)
+    for loss in (river.lose_work, river.damage_work):
+        river.empty(folder, target)
+        fault = trials.Fault(str(folder / target), "rename", number, 5, str(tally))
+        trials.run(*words, cwd=folder, fault=fault, check=3)
+        loss(folder / target)
+        river.again(folder, "filter", whole["filter"])
+
+
+def test_a_rerun_of_complete_folders_touches_nothing(base, whole):
+    folder = river.place(base, "complete", ("raw", "out", "shards", "run"))
+    for step, (words, target, _) in river.STEPS.items():
+        before = {path: path.stat().st_mtime_ns for path in (folder / target).rglob("*.parquet")}
+        before |= {path: path.stat().st_mtime_ns for path in (folder / target).rglob("*.arrow")}
+        river.again(folder, step, whole[step])
+        assert all(path.stat().st_mtime_ns == when for path, when in before.items()), words
