@@ -24,6 +24,9 @@ app = typer.Typer(
 
 Shards = Annotated[Path, typer.Argument(metavar="[SHARDS]", help="A folder of packed shards.")]
 Ident = Annotated[str, typer.Argument(metavar="ID", help="A record's id, 32 hex characters.")]
+Records = Annotated[
+    Path, typer.Option("--records", metavar="OUT", help="The curated folder that the shards were made from.")
+]
 Overlong = Annotated[
     str | None, typer.Option("--overlong", metavar="W", help="drop | truncate-turns | truncate | error.")
 ]
@@ -128,6 +131,7 @@ def show_command(
     import sys
 
     from pack import show
+    from pack.following import find_row
     from pack.shards import ShardManifest
 
     if (row is None) == (ident is None):
@@ -136,7 +140,7 @@ def show_command(
     if split not in (None, *manifest.splits):
         raise UsageError(f"--split {split}: no such split", hint=f"splits are {', '.join(manifest.splits)}")
     if ident is not None:
-        split, row = show.find_row(manifest, ident, split)
+        split, row = find_row(manifest, ident, split)
     data, pieces = show.row(manifest, split or manifest.splits[0], row or 0)
     if not as_json and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         show.paint(pieces)
@@ -146,12 +150,16 @@ def show_command(
 
 @app.command("explain")
 def explain_command(
-    ident: Ident, shards: Shards = Path("shards"), as_json: options.AsJson = False, quiet: options.Quiet = False
+    ident: Ident,
+    shards: Shards = Path("shards"),
+    records: Records = Path("out"),
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Follow a record to its split, row and offset, or to the reason it is not there."""
-    from pack import show
+    from pack.following import explain
 
-    Console(as_json=as_json, quiet=quiet).result(*show.explain(shards, ident))
+    Console(as_json=as_json, quiet=quiet).result(*explain(shards, ident, records))
 
 
 @app.command("verify")
@@ -183,9 +191,7 @@ def export_command(
         str,
         typer.Option("--to", metavar="F", help="hf | trl | axolotl | llamafactory | verl | messages | preferences."),
     ],
-    records: Annotated[
-        Path, typer.Option("--records", metavar="OUT", help="The curated folder that the shards were made from.")
-    ] = Path("out"),
+    records: Records = Path("out"),
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,

@@ -268,7 +268,8 @@ def _dataset_info(job: Export) -> None:
 
 
 def _readme(job: Export) -> None:
-    """README.md whose front matter tells `datasets` and the Hub what to load."""
+    """README.md whose front matter tells `datasets` and the Hub what to load: files of one kind, as it can."""
+    kind = next(iter(job.configs["default"].values()))[0].rsplit(".", 1)[1]
     configs = [
         {
             "config_name": name,
@@ -276,6 +277,7 @@ def _readme(job: Export) -> None:
             "data_files": [{"split": split.replace("-", "_"), "path": names} for split, names in splits.items()],
         }
         for name, splits in sorted(job.configs.items())
+        if all(path.endswith(kind) for names in splits.values() for path in names)
     ]
     text = (
         f"Exported from packed shards {job.shards.fingerprint} (`pack export --to {job.to}`). Every row names its "

@@ -175,7 +175,7 @@ def _side(value: Any) -> list[Row]:
         raise Unfit("the rejected side is neither text nor messages")
     rows = []
     for one in listed:
-        role, content = one.get("role", one.get("from")), one.get("content", one.get("value"))
+        role, content = str(one.get("role", one.get("from"))), one.get("content", one.get("value"))
         role = {"gpt": "assistant", "human": "user"}.get(role, role)
         if role not in _SHARE or not isinstance(content, str):
             raise Unfit("the rejected side is neither text nor messages")

@@ -8,7 +8,7 @@ Cost: one read and one write of the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curate.foundation.store import Store, digest_of
 from curate.record import SCHEMA as RECORD
@@ -135,16 +134,20 @@ class Removal:
     @property
     def name(self) -> str:
         """The file, relative to the shards folder."""
-        return f"removed/{self.fate}/{self.unit.unit}.parquet"
+        return f"removed/{self.fate}/{self.unit.unit}.arrow"
 
 
 def remove(removal: Removal) -> str:
-    """Copy the records whole, with the reason, to `removed/`; returns the file's name."""
+    """Copy the records whole, with the reason, to `removed/`; returns the file's name.
+
+    Arrow IPC as the rows are, since `datasets` takes one kind of file a folder; compressed, as nothing maps it.
+    """
     store = Store(Path(removal.unit.shards), "shards")
     wanted, reasons = np.array(removal.rows), np.array(removal.reasons, dtype=object)
     with (
         store.writing(removal.name) as temp,
-        pq.ParquetWriter(temp, REMOVED, compression="zstd") as writer,
+        pa.OSFile(str(temp), "wb") as sink,
+        pa.ipc.new_file(sink, REMOVED, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer,
     ):
         for first, batch in rows_of(removal.unit, 4_096):
             low, high = np.searchsorted(wanted, (first, first + batch.num_rows))
@@ -153,3 +156,10 @@ def remove(removal: Removal) -> str:
                 reason = pa.array(reasons[low:high].tolist(), type=pa.string())
                 writer.write_table(table.append_column(REMOVED.field("reason"), reason).cast(REMOVED))
     return removal.name
+
+
+def removed_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The records of one file of `removed/`, under REMOVED."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    return table if columns is None else table.select(list(columns))

@@ -1,7 +1,6 @@
-"""Looking at shards: one row painted, one record traced, the counts of a build.
+"""Looking at shards: one row painted, the counts of a build.
 
-Painting decodes a row once, run by run (segment x trained), so it costs milliseconds; tracing reads only the
-`segments` column of the memory-mapped parts.
+Painting decodes a row once, run by run (segment x trained), so it costs milliseconds.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curate.foundation.console import printable
 from curate.foundation.errors import UsageError
@@ -71,61 +68,6 @@ def paint(pieces: list[tuple[str, str]]) -> None:
     for style, text in pieces:
         out.append(text, style=style)
     Console(highlight=False, soft_wrap=True).print(out, end="")
-
-
-def places(shards: ShardManifest, ident: str) -> list[dict[str, Any]]:
-    """Every place of a record: split, part, row, start and length of each of its segments."""
-    found = []
-    for split in shards.splits:
-        for path, first, batch in shards.open(split).batches():
-            column = batch.column("segments")
-            hits = np.flatnonzero(pc.equal(column.values.field("id"), ident).to_numpy(zero_copy_only=False))
-            rows = np.searchsorted(column.offsets.to_numpy(), hits, side="right") - 1
-            for hit, local in zip(hits.tolist(), rows.tolist(), strict=True):
-                part = path.relative_to(shards.root).as_posix()
-                found.append({"split": split, "part": part, "row": first + local, **column.values[hit].as_py()})
-    return found
-
-
-def removed(shards: ShardManifest, ident: str) -> list[dict[str, Any]]:
-    """Where a record lies in `removed/` and why."""
-    found = []
-    for name in shards.facts["files"]:
-        if not name.startswith("removed/"):
-            continue
-        table = pq.read_table(shards.root / name, columns=["id", "source", "origin", "reason"])
-        for hit in table.filter(pc.equal(table.column("id"), ident)).to_pylist():
-            found.append({"file": name, "fate": name.split("/")[1], **hit})
-    return found
-
-
-def explain(root: Path, ident: str) -> Said:
-    """Follow a record to its rows, or to the reason it is not there; an unknown id is a UsageError."""
-    shards = ShardManifest.read(root)
-    here, gone = places(shards, ident), removed(shards, ident)
-    if not here and not gone:
-        raise UsageError(f"{ident}: not in {root}", hint=f"it may have gone before packing: curate explain {ident}")
-    lines = [
-        f"{place['split']} row {place['row']} ({place['part']}), tokens {place['start']} to "
-        f"{place['start'] + place['length']}, {place['trained']} trained, epoch {place['epoch']}"
-        for place in here
-    ]
-    lines += [
-        f"not packed ({entry['fate']}): {printable(entry['reason'])}; kept whole in {entry['file']}" for entry in gone
-    ]
-    if here:
-        lines.append(f"look: pack show {root} --split {here[0]['split']} --row {here[0]['row']}")
-    return {"id": ident, "placed": here, "removed": gone}, "\n".join(lines)
-
-
-def find_row(shards: ShardManifest, ident: str, split: str | None) -> tuple[str, int]:
-    """The first row that holds a record."""
-    for place in places(shards, ident):
-        if split in (None, place["split"]):
-            return place["split"], place["row"]
-    gone = removed(shards, ident)
-    reason = f": {gone[0]['fate']}, {printable(gone[0]['reason'])}" if gone else ""
-    raise UsageError(f"{ident} is in no row of {shards.root}{reason}", hint=f"see: pack explain {ident} {shards.root}")
 
 
 def stats(root: Path) -> Said:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curate.foundation.errors import DataError
 from curate.foundation.store import Store
 from pack.account import law
+from pack.gather import removed_table
 from pack.shards import BATCH_ROWS, IGNORE, ShardManifest
 
 LIMIT = 100
@@ -129,7 +129,7 @@ def _records(shards: ShardManifest) -> list[str]:
     for name in shards.facts["files"]:
         if name.startswith("removed/"):
             fate = {"template": "template_failed", "notdrawn": "not_drawn"}.get(name.split("/")[1], name.split("/")[1])
-            sources = pq.read_table(shards.root / name, columns=["source"]).column("source").value_counts().to_pylist()
+            sources = removed_table(shards.root / name).column("source").value_counts().to_pylist()
             for entry in sources:
                 key = (entry["values"], fate)
                 held[key] = held.get(key, 0) + entry["counts"]

@@ -68,8 +68,11 @@ def _gone(out: Path, shards: Path) -> dict[str, dict[Place, str]]:
 
 
 def _rows(files: Iterable[Path], column: str) -> Iterable[tuple[Place, str]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     for file in files:
-        for row in pq.read_table(file, columns=["origin", column]).to_pylist():
+        arrow = file.suffix == ".arrow"  # what pack removed
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all() if arrow else pq.read_table(file)
+        for row in table.select(["origin", column]).to_pylist():
             yield (row["origin"]["file"], row["origin"]["row"]), row[column]

@@ -16,6 +16,7 @@ from curate.foundation.store import Store
 from curate.record import Message, Record, to_table
 from pack.build import Build, build, open_records
 from pack.config import PackConfig
+from pack.gather import removed_table
 from pack.shards import ShardManifest
 from pack.verify import problems
 
@@ -182,8 +183,8 @@ def test_length_and_source_do_not_follow_position(out, tokenizer, tmp_path):
 def test_what_is_not_drawn_is_counted_and_kept_with_its_reason(staged):
     shards, manifest = staged
     gone = {}
-    for path in (shards / "removed/notdrawn").glob("*.parquet"):
-        for row in pq.read_table(path).to_pylist():
+    for path in (shards / "removed/notdrawn").glob("*.arrow"):
+        for row in removed_table(path).to_pylist():
             gone.setdefault(row["source"], []).append(row["reason"])
     for name, entry in manifest["sources"].items():
         assert len(gone.get(name, [])) == entry["not_drawn"]

@@ -19,6 +19,7 @@ from curate.record import Message, Record, to_table
 from pack import build as building
 from pack.build import Build, build, open_records
 from pack.config import PackConfig
+from pack.gather import removed_table
 from pack.shards import ShardManifest
 from pack.verify import problems
 
@@ -131,7 +132,7 @@ def test_equal_contents_never_straddle_train_and_eval(tmp_path, bytes_tokenizer)
 
 def test_what_was_not_packed_lies_whole_in_removed_with_its_reason(built):
     _out, shards, _ = built
-    table = pq.read_table(shards / "removed/overlong/talk.parquet")
+    table = removed_table(shards / "removed/overlong/talk.arrow")
     assert table.num_rows == 6
     whole = {r.id: r for r in corpus()}
     for row in table.to_pylist():
@@ -164,10 +165,10 @@ def test_a_big_file_in_many_units_gives_the_same_rows_and_keeps_what_it_removed(
     monkeypatch.setattr(building, "CHUNK", 7)
     pack(out, tmp_path / "shards", bytes_tokenizer, eval_fraction=0.1)
     assert contents(tmp_path / "shards", ["train", "eval"]) == contents(shards, ["train", "eval"])
-    parts = sorted((tmp_path / "shards/removed/overlong").glob("talk.*.parquet"))
+    parts = sorted((tmp_path / "shards/removed/overlong").glob("talk.*.arrow"))
     assert len(parts) > 1
-    whole = pq.read_table(shards / "removed/overlong/talk.parquet")
-    assert pa.concat_tables(pq.read_table(part) for part in parts).to_pylist() == whole.to_pylist()
+    whole = removed_table(shards / "removed/overlong/talk.arrow")
+    assert pa.concat_tables(removed_table(part) for part in parts).to_pylist() == whole.to_pylist()
     assert problems(tmp_path / "shards")[0] == []
 
 
@@ -272,7 +273,7 @@ def test_a_record_whose_template_fails_is_kept_whole_with_the_reason(tmp_path, b
     manifest = pack(out, tmp_path / "shards", bytes_tokenizer, eval_fraction=0)
     assert manifest["sources"]["a"]["template_failed"] == 1
     assert sum(manifest["template_failed"].values()) == 1
-    kept = pq.read_table(tmp_path / "shards/removed/template/a.parquet").to_pylist()
+    kept = removed_table(tmp_path / "shards/removed/template/a.arrow").to_pylist()
     assert [row["id"] for row in kept] == [silent.id]
     assert kept[0]["reason"]
 
