@@ -240,25 +240,18 @@ def leaked(run: Path | None, task: Task) -> str:
     if run is None:
         return ""
     facts = Store(run, "run").manifest()["shards"].get("decontamination")
-    names = facts if isinstance(facts, list) else []
-    own = [task.name, *([task.data.parent.name] if task.data else [])]
-    known = {part.casefold() for name in names for part in (name, name.partition("/")[0])}
-    if any(name.casefold() in known for name in own):
+    names = sorted(facts) if isinstance(facts, list) else []
+    if task.known:
+        clean = task.name in {name.partition("/")[0].lower() for name in names}
+    else:  # as curate names the set of a file
+        clean = task.data is not None and f"{task.data.resolve().parent.name}/{task.name}" in names
+    if clean:
         return ""
-    said = (
-        f"only against {', '.join(names)}"
-        if names
-        else "not at all"
-        if facts == "OFF"
-        else "as far as its manifest says"
-    )
-    against = task.name if task.known else str(task.data)
+    said = f"was decontaminated only against {', '.join(names)}" if names else "was not decontaminated"
     if facts is None:
-        said = "not, as far as its manifest says"
-    return (
-        f"the training data of {run} was decontaminated {said}: {task.name} may be in it; "
-        f"curate filter RAW OUT --against {against}"
-    )
+        said = "is not known to have been decontaminated"
+    against = task.name if task.known and not task.data else str(task.data)
+    return f"the training data of {run} {said}: {task.name} may be in it; curate filter RAW OUT --against {against}"
 
 
 def _text(results: list[Result], run: Path | None, warning: str) -> str:
