@@ -87,15 +87,14 @@ def _stored(stage: str, records: str) -> str:
     return f"sketches/{stage}/{Path(records).stem}.arrow"
 
 
-def without_sketches(previous: Sequence[Previous], stage: str) -> list[str]:
+def said_afresh(folders: Sequence[str], stage: str) -> list[str]:
     """What to say of earlier outputs that must be sketched afresh for a stage; one line each."""
     said = []
-    for old in previous:
+    for old in open_previous(folders):
         files = old.manifest["files"]
-        bare = [name for name in files if name.startswith("records/") and _stored(stage, name) not in files]
-        if bare:
-            number = sum(files[name].get("rows", 0) for name in bare)
-            said.append(f"{stage}: {old.folder} stores no sketches: its {number:,} records are sketched afresh")
+        if any(name.startswith("records/") and _stored(stage, name) not in files for name in files):
+            number = old.manifest["totals"]["kept"]
+            said.append(f"{stage}: {old.folder} stores no sketches; its {number:,} records are sketched afresh")
     return said
 
 

@@ -50,7 +50,8 @@ class MinhashSettings(BaseModel):
 
     `threshold` is on the exact Jaccard of word n-gram sets, inclusive. `bands` x `rows` only decide which pairs are
     looked at; `recall` picks them for you. `memory` bounds what resolving holds at once, in bytes or as
-    `4G`; default a quarter of the machine's.
+    `4G`; default a quarter of the machine's. `keep_sketches` leaves the signatures in OUT/sketches/minhash, 1.1 KB a
+    record at the default: a later `--previous OUT`, or a run with a file more, then need not sketch again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +64,7 @@ class MinhashSettings(BaseModel):
     recall: float | None = Field(default=None, gt=0, lt=1)
     seed: int = Field(default=1, ge=0, lt=1 << 32)
     memory: int | None = Field(default=None, ge=1 << 20)
+    keep_sketches: bool = False
 
     @field_validator("memory", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.foundation.console import Console
+from curate.foundation.events import Events
 from curate.foundation.store import Store
 from curate.stages.verdict import VERDICT_FIELDS, MapStage
 
@@ -80,9 +81,7 @@ def map_stages(config: CurateConfig) -> list[MapStage]:
     return [exempting(stage, config.restore) for stage in made]
 
 
-def sketchers(
-    config: CurateConfig, setting: Setting | None = None, evals: Path | None = None
-) -> dict[str, Reducer]:
+def sketchers(config: CurateConfig, setting: Setting | None = None, evals: Path | None = None) -> dict[str, Reducer]:
     """The reduce stages, in stage order; `setting` is given where they will resolve, not where they only sketch.
 
     `evals` is where the index of the eval sets lies; without one there is nothing to decontaminate against.
@@ -121,13 +120,18 @@ def resolve_all(
 
     `state` names the index of the eval sets, "" when there is none. Returns what each stage says of its decision as a whole.
     """
-    from curate.ingest import evals_folder, sketch_name, verdict_name
+    from curate.ingest import WORKING, evals_folder, sketch_name, verdict_name
+    from curate.previous import said_afresh
 
     gone = [np.empty(0, np.int64) for _ in units]
     said: dict[str, dict[str, Any]] = {}
     reducers = sketchers(config, Setting(store.root, console), evals_folder(store.root, state))
+    events = Events() if console is None else console.events
     for stage, reducer in reducers.items():
-        paths = [store.path(sketch_name(stage, unit)) for unit in units]
+        events.emit("stage", stage=f"deciding {stage}", of=1, unit="decisions")
+        for line in said_afresh(config.previous, stage) if console is not None and stage in WORKING else ():
+            console.say(line)
+        paths = [store.path(sketch_name(stage, unit, config)) for unit in units]
         resolved = reducer.resolve(paths, config.priority, gone)
         said[stage] = reducer.facts(resolved)
         found = reducer.verdicts(resolved)
@@ -140,6 +144,7 @@ def resolve_all(
             removals = part.filter(pc.invert(part.column("flag")))
             gone[index] = np.union1d(gone[index], removals.column("position").to_numpy())
             _write(store, verdict_name(stage, unit), part.cast(UNIT_SCHEMA))
+        events.emit("stage finished", stage=f"deciding {stage}", done=1)
     return said
 
 

@@ -127,6 +127,10 @@ class QualitySettings(Frozen):
 
 
 class ExactSettings(Frozen):
-    """What must be equal for two records to be twins, after NFC and white space collapse; case is kept."""
+    """What must be equal for two records to be twins, after NFC and white space collapse; case is kept.
+
+    `keep_sketches` leaves the keys in OUT/sketches/exact, 150 bytes a record.
+    """
 
     key: Literal["conversation", "prompt", "first-user", "response"] = "conversation"
+    keep_sketches: bool = False

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 WORDS = [f"{a}{b}{c}" for a in "bdklmnprst" for b in "aeiou" for c in "bdklmnprst"]
+KEEP = ("--set", "exact.keep_sketches=true", "--set", "minhash.keep_sketches=true")
 
 
 def curate(*words: object, check: int = 0) -> str:
@@ -67,7 +68,7 @@ def place(tmp_path_factory) -> Path:
         write(root / "b.jsonl", old[50:])
     for root in (place / "new", place / "all"):
         write(root / "c.jsonl", new)
-    filtered(place / "old", place / "out")
+    filtered(place / "old", place / "out", *KEEP)
     return place
 
 
@@ -108,13 +109,21 @@ def test_a_changed_earlier_output_is_looked_at_again(place: Path, tmp_path: Path
     assert before < ids(tmp_path / "fresh", "c")
 
 
-def test_an_earlier_output_without_sketches_is_sketched_afresh(place: Path, tmp_path: Path):
-    filtered(place / "old", tmp_path / "out")
-    curate("quality", tmp_path / "out", tmp_path / "bare")
-    assert not (tmp_path / "bare/sketches").exists()
-    filtered(place / "new", tmp_path / "fresh", "--previous", tmp_path / "bare")
-    assert ids(tmp_path / "fresh", "c") == ids(place / "fresh", "c")
+def test_sketches_are_kept_only_when_asked_and_what_goes_is_the_same_either_way(place: Path, tmp_path: Path):
+    shutil.copytree(place / "out", tmp_path / "out")  # one folder name: it is in the evidence
+    asked = filtered(place / "new", tmp_path / "asked", "--previous", tmp_path / "out")
+    assert "afresh" not in asked
+    filtered(place / "old", tmp_path / "out", "--overwrite")
+    assert {path.parent.name for path in (place / "out/sketches").rglob("*.arrow")} == {"exact", "minhash"}
+    assert not (tmp_path / "out/sketches").exists()
+    said = filtered(place / "new", tmp_path / "fresh", "--previous", tmp_path / "out")
+    assert [line for line in said.splitlines() if "afresh" in line] == [
+        f"{stage}: {tmp_path / 'out'} stores no sketches; its {len(rows(place / 'out'))} records are sketched afresh"
+        for stage in ("exact", "minhash")
+    ]
     assert not (tmp_path / "fresh/.work").exists()
+    for folder in ("records", "removed/exact", "removed/minhash"):
+        assert rows(tmp_path / "fresh", folder) == rows(tmp_path / "asked", folder)
 
 
 def test_other_schemes_and_folders_that_are_no_outputs_are_refused_with_a_hint(place: Path, tmp_path: Path):
