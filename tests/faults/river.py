@@ -54,7 +54,7 @@ def tree(folder):
     """Every file, hidden ones too, by digest; of a run, what the clock says left out."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != ".events.jsonl":  # the clock's own file
             name = path.relative_to(folder).as_posix()
             found[name] = hashlib.sha256(_timeless(path)).hexdigest()
     return found
