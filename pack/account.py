@@ -133,7 +133,7 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
     if facts["embedded_tokenizer"]:
         out.append("Packed with the embedded tokenizer, because none was named: these shards fit no published model.")
     for name, entry in facts["sources"].items():
-        if 100 * entry["control_records"] > entry["records"]:
+        if facts["config"]["control_tokens"] == "text" and 100 * entry["control_records"] > entry["records"]:
             out.append(
                 f"Source {name}: {entry['control_records']:,} of {entry['records']:,} records hold literal control "
                 "tokens in their texts, encoded as plain text; --control-tokens strip removes them."
@@ -178,11 +178,19 @@ def ribbon(reader: ShardReader) -> dict[str, Any]:
 
 
 def samples(reader: ShardReader, tokenizer: Any) -> list[dict[str, Any]]:
-    """The first trained tokens of a few documents as text: redacted, short, control characters made visible."""
+    """The first trained tokens of a few documents as text, of as many sources as there are among the first rows:
+    redacted, short, control characters made visible.
+    """
+    places: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for index in range(min(200, len(reader))):
+        for segment in reader.segments(index):
+            if segment["trained"]:
+                places.setdefault(segment["source"], []).append((index, segment))
+    most = sorted(places.values(), key=lambda found: (-len(found), found[0][1]["source"]))
+    chosen = [found[turn] for turn in range(SAMPLES) for found in most if turn < len(found)][:SAMPLES]
     out: list[dict[str, Any]] = []
-    for index in range(min(SAMPLES, len(reader))):
-        row, segment = reader.row(index), reader.segments(index)[0]
-        labels = row["labels"][segment["start"] : segment["start"] + segment["length"]]
+    for index, segment in sorted(chosen, key=lambda place: (place[1]["source"], place[0])):
+        labels = reader.row(index)["labels"][segment["start"] : segment["start"] + segment["length"]]
         text = tokenizer.decode(labels[labels >= 0].tolist())
         shown = redact(printable(text))
         shown = shown if len(shown) <= SNIPPET else shown[: SNIPPET - 1] + "…"

@@ -124,7 +124,7 @@ def ribbon(segments: Sequence[Mapping[str, Any]], ctx: int, spans: Sequence[Sequ
     colour = {name: SERIES[i % 8] for i, name in enumerate(names)}
     used = sum(int(part["length"]) for part in segments)
     alt = f"One packed row of {ctx:,} tokens: {len(segments)} segments fill {percent(used, ctx)}; solid parts are trained."
-    canvas = Canvas(f"One packed row of {ctx:,} tokens", alt, 150)
+    canvas = Canvas(f"One packed row of {ctx:,} tokens", alt, 156)
     keys = [(colour[name], name) for name in names[:5]]
     canvas.legend(52, [*keys, (GREY, "padding")] + ([(GREY, f"{len(names) - 5} more")] if len(names) > 5 else []))
     scale = (WIDTH - 40) / max(ctx, 1)
@@ -139,8 +139,8 @@ def ribbon(segments: Sequence[Mapping[str, Any]], ctx: int, spans: Sequence[Sequ
                 canvas.rect(20 + scale * begin, 78, scale * size, 28, colour[name], rx=0)
         if wide > 60:
             canvas.text(x + 4, 130, f"{length:,}", kind="m", size=11)
-    canvas.text(20, 145, "0", kind="m", size=11)
-    canvas.text(WIDTH - 20, 145, f"{ctx:,} tokens", kind="m", anchor="end", size=11)
+    canvas.text(20, 146, "0", kind="m", size=11)
+    canvas.text(WIDTH - 20, 146, f"{ctx:,} tokens", kind="m", anchor="end", size=11)
     return Figure("ribbon", alt, canvas.svg())
 
 
