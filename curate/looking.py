@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from curate.curated import open_folder
+from curate.foundation import events
+from curate.foundation.console import oneline
 from curate.foundation.errors import DataError, UsageError
 from curate.foundation.store import MANIFEST, UNITS, Store
 
@@ -29,8 +33,6 @@ def verify(out: Path, *, deep: bool) -> Said:
 
 def card(folder: Path, gallery: Path | None) -> Said:
     """Render a folder's card again, whatever it holds, and show it."""
-    import json
-
     from curate.cards.render import render_terminal, write_card
 
     if not (folder / MANIFEST).is_file():
@@ -45,23 +47,42 @@ def card(folder: Path, gallery: Path | None) -> Said:
 
 
 def status(out: Path) -> Said:
-    """Progress of a run, read from its markers."""
+    """Progress of a run, read from its markers and its events: stages, units done of how many, rate, seconds left."""
     if not out.is_dir():
         raise UsageError(f"{out}: no such folder", hint=f"start with: curate filter RAW {out}")
     store = Store(out, "records")
     done = {step: len(list((out / UNITS / step).glob("*.json"))) for step in ("ingest", "apply")}
     holder = store.holder()
     state = "complete" if store.complete() else ("running" if holder else "stopped, not complete")
+    run = events.last_run(out)
+    stages = events.stages(run, datetime.now(UTC) if holder else None)
     data = {"state": state, "units_read": done["ingest"], "units_written": done["apply"], "holder": holder}
-    text = f"{out}: {state}; units read {done['ingest']:,}, written {done['apply']:,}"
-    if store.complete():
-        from curate.cards.contamination import headline
-
-        data["decontamination"] = store.manifest().get("decontamination", "OFF")
-        text += f"\n{headline(data['decontamination'])}"
+    data |= {"stages": stages, "last_event": run[-1] if run else None}
+    lines = [f"{out}: {state}; units read {done['ingest']:,}, written {done['apply']:,}"]
     if holder:
-        text += f"; held by {holder['command']!r}, process {holder['pid']} on {holder['host']}"
-    return data, text
+        lines[0] += f"; held by {holder['command']!r}, process {holder['pid']} on {holder['host']}"
+    lines += [_stage_line(stage) for stage in stages]
+    if run:
+        lines.append(f"last event: {run[-1]['event']} at {run[-1]['time']}")
+    if store.complete():
+        try:
+            decontamination = json.loads((out / MANIFEST).read_bytes()).get("decontamination")
+        except (ValueError, AttributeError):
+            lines.append(f"{MANIFEST} is damaged: run curate verify {out}")
+            decontamination = None
+        if decontamination is not None:
+            from curate.cards.contamination import headline
+
+            data["decontamination"] = decontamination
+            lines.append(headline(decontamination))
+    return data, "\n".join(lines)
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    rate = f", {stage['rate']:,.2f} a second" if stage["rate"] else ""
+    left = "" if stage["left"] is None else f", about {stage['left']:,} s left"
+    end = "" if stage["finished"] else " (not finished)"
+    return f"  {oneline(stage['stage']):<24} {stage['done']:,} of {stage['of']:,} in {stage['seconds']:,.1f} s{rate}{left}{end}"
 
 
 def sample(raw: Path, seed: int, rows: int | None) -> Said:

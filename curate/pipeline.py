@@ -15,6 +15,7 @@ from curate import account
 from curate.curated import CuratedUnit
 from curate.foundation.console import Console
 from curate.foundation.errors import UsageError
+from curate.foundation.events import EVENTS, Timed
 from curate.foundation.executor import Executor
 from curate.foundation.store import MANIFEST, UNITS, Store, digest_of, recover
 from curate.ingest import Job, apply, apply_key, ingest, ingested
@@ -54,7 +55,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file", hint="name another folder")
-    ours = (out / MANIFEST).is_file() or any((out / name).is_dir() for name in (UNITS, WORK, SLICES))
+    ours = (out / MANIFEST).is_file() or any((out / name).exists() for name in (UNITS, WORK, SLICES, EVENTS))
     rest = [path for path in out.iterdir() if path.name not in CARD_FILES and not path.name.startswith(".lock")]
     if rest and not ours:
         raise UsageError(
@@ -72,7 +73,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 def run(work: Work, executor: Executor, console: Console, command: str) -> dict[str, Any]:
     """Bring `work.out` to completion under its lock and return the manifest; safe to kill and rerun at any point."""
     store = Store(work.out, "records")
-    with store.locked(command):
+    with store.locked(command), console.events.recording(work.out, command):
         store.sweep()
         work = prepared(store, work)
         jobs = work.jobs()
@@ -125,10 +126,11 @@ def each(
     task = ingest if step == "ingest" else apply
     label = "reading and judging" if step == "ingest" else "writing records"
     with console.progress(label, len(todo)) as advance:
-        results = executor.map(task, [jobs[index] for index in todo], name=lambda job: str(job.unit.file))
-        for index, summary in zip(todo, results, strict=True):
+        results = executor.map(Timed(task), [jobs[index] for index in todo], name=lambda job: str(job.unit.file))
+        for number, (index, (seconds, summary)) in enumerate(zip(todo, results, strict=True), 1):
             found[index] = summary
             advance(1)
+            console.events.unit(label, jobs[index].unit.name, number, len(todo), seconds, summary)
     return [summary for summary in found if summary is not None]
 
 
@@ -192,6 +194,7 @@ def _said(store: Store, work: Work, jobs: Sequence[Job], manifest: dict[str, Any
     for warning in contamination.warnings(contamination.stage_facts(manifest["stages"])):
         console.warn(warning)
     for alarm in manifest["alarms"]:
+        console.events.emit("alarm", **alarm)
         console.warn(
             f"{alarm['stage']} removed {alarm['removed']:,} of {alarm['in']:,} records of source {alarm['source']!r}"
         )

@@ -19,6 +19,7 @@ import numpy as np
 from curate.config import Resolved
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
+from curate.foundation.events import EVENTS, Timed
 from curate.foundation.executor import Executor
 from curate.foundation.store import MANIFEST, UNITS, Store, canonical, digest_file, digest_of
 from pack import account, gather
@@ -79,7 +80,7 @@ def check_target(shards: Path, out: Path) -> None:
         return
     if not shards.is_dir():
         raise UsageError(f"{shards} is a file", hint="name another folder")
-    ours = any((shards / name).exists() for name in (MANIFEST, UNITS, WORK))
+    ours = any((shards / name).exists() for name in (MANIFEST, UNITS, WORK, EVENTS))
     rest = [path for path in shards.iterdir() if path.name not in CARD_FILES and not path.name.startswith(".lock")]
     if rest and not ours:
         raise UsageError(f"{shards} is not empty and was not made by pack", hint="name another folder, or empty it")
@@ -132,7 +133,7 @@ def build(job: Build, executor: Executor, console: Console, *, overwrite: bool =
     rendering = render.facts()
     identity = digest_of([rendering[name] for name in ("tokenizer_digest", "template_digest", "prompt_format")])
     key = digest_of([job.records["digest"], identity, _shaping(job.config), job.resolved.recipe])
-    with store.locked("pack build"):
+    with store.locked("pack build"), console.events.recording(job.shards, "pack build"):
         store.sweep()
         if overwrite:
             _start_afresh(job.shards)
@@ -176,9 +177,11 @@ def encode_all(units: list[Unit], executor: Executor, console: Console) -> list[
     """Pass 1 over all units; their summaries in order."""
     out = []
     with console.progress("tokenising", len(units)) as advance:
-        for summary in executor.map(encode, units, name=lambda unit: f"{unit.file} from row {unit.first}"):
+        results = executor.map(Timed(encode), units, name=lambda unit: f"{unit.file} from row {unit.first}")
+        for unit, (seconds, summary) in zip(units, results, strict=True):
             out.append(summary)
             advance(1)
+            console.events.unit("tokenising", unit.name, len(out), len(units), seconds, summary)
     return out
 
 
@@ -196,10 +199,13 @@ def _gather(
         for number, (first, last) in enumerate(gather.part_edges(len(split.rows) - 1, ctx))
     ]
     totals = []
-    with console.progress(f"packing {split.name}", len(parts), "parts") as advance:
-        for wrote in executor.map(gather.gather, parts, name=lambda part: str(part.name)):
+    label = f"packing {split.name}"
+    with console.progress(label, len(parts), "parts") as advance:
+        results = executor.map(Timed(gather.gather), parts, name=lambda part: str(part.name))
+        for part, (seconds, wrote) in zip(parts, results, strict=True):
             totals.append(wrote)
             advance(1)
+            console.events.unit(label, part.name, len(totals), len(parts), seconds, wrote)
     return account.split_facts(split, totals, [part.name for part in parts])
 
 

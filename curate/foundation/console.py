@@ -18,16 +18,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from curate.foundation.errors import GristmillError, Interrupted, MachineError
+from curate.foundation.events import Events
+from curate.foundation.redaction import redact
+
+__all__ = ["Console", "oneline", "printable", "redact", "run"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _AGAIN = "run the same command again to go on from the last finished unit"
-_SECRETS = (
-    (re.compile(r"\b[\w.+-]+@[\w-]+\.[\w.-]+\b"), "[e-mail]"),
-    (re.compile(r"\b(?:sk|pk|ghp|gho|hf|xox[abp])[-_][A-Za-z0-9_-]{16,}\b"), "[secret]"),
-    (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "[secret]"),
-    (re.compile(r"\b(?:\d[ -]?){13,19}\b"), "[number]"),
-    (re.compile(r"(?<![\w.])\+?\d{1,3}[ .-]?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}\b"), "[phone]"),
-)
+_BROKEN = re.compile(r"\n(?!  )")
 
 
 def printable(text: str) -> str:
@@ -35,11 +33,9 @@ def printable(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def redact(text: str) -> str:
-    """Mask e-mail addresses, keys, card and phone numbers in a sample that is shown."""
-    for pattern, label in _SECRETS:
-        text = pattern.sub(label, text)
-    return text
+def oneline(text: str) -> str:
+    """`printable` text whose line ends are shown as such: for names of files and sources."""
+    return printable(text.replace("\n", "\\n"))
 
 
 class Console:
@@ -49,15 +45,17 @@ class Console:
         self.as_json = as_json
         self.quiet = quiet
         self.tty = sys.stderr.isatty() and not quiet and not os.environ.get("NO_COLOR")
+        self.events = Events()
 
     def say(self, text: str) -> None:
         """Print one line of talk to stderr."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """Print a warning to stderr, also under `--quiet`."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self.events.emit("warning", text=printable(text))
+        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
     def result(self, data: Any, text: str) -> None:
         """Print the command's result to stdout: `data` as JSON, or `text` for people."""
@@ -72,31 +70,46 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str = "units") -> Iterator[Callable[[int], None]]:
-        """Yield `advance(n)`; draws a bar with rate and ETA on a terminal, plain lines otherwise."""
+        """Yield `advance(n)`; draws a bar with rate and ETA on a terminal, plain lines otherwise; an event at each end."""
+        began = spoke = time.monotonic()
+        done = 0
+        self.events.emit("stage", stage=label, of=total, unit=unit)
+        with self._drawing(label, total, unit) as draw:
+
+            def advance(n: int) -> None:
+                nonlocal done, spoke
+                done += n
+                if time.monotonic() - spoke >= 2.0:
+                    spoke = time.monotonic()
+                    self.events.emit("progress", stage=label, done=done, of=total)
+                draw(done, done / max(time.monotonic() - began, 1e-9))
+
+            yield advance
+        self.events.emit("stage finished", stage=label, done=done, seconds=round(time.monotonic() - began, 3))
+
+    @contextmanager
+    def _drawing(self, label: str, total: int, unit: str) -> Iterator[Callable[[int, float], None]]:
+        """Yield `draw(done, rate)`."""
         if self.tty and total:
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            words = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            columns = (*words, TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
             with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
-                task = bar.add_task(label, total=total)
-                yield lambda n: bar.advance(task, n)
+                task = bar.add_task(label, total=total, rate="")
+                yield lambda done, rate: bar.update(task, completed=done, rate=f"{rate:,.1f} {unit} a second")
             return
-        began = last = time.monotonic()
-        done = 0
+        last = time.monotonic()
 
-        def advance(n: int) -> None:
-            nonlocal done, last
-            done += n
-            now = time.monotonic()
-            if now - last >= 5.0:
-                last = now
-                rate = done / (now - began)
-                self.say(
-                    f"{label}: {done:,} of {total:,} {unit}, {rate:,.1f} a second, {(total - done) / rate:,.0f} s left"
-                )
+        def draw(done: int, rate: float) -> None:
+            nonlocal last
+            if time.monotonic() - last >= 5.0:
+                last = time.monotonic()
+                left = (total - done) / rate
+                self.say(f"{label}: {done:,} of {total:,} {unit}, {rate:,.1f} a second, {left:,.0f} s left")
 
-        yield advance
+        yield draw
 
 
 def _oserror(error: OSError) -> GristmillError:
@@ -150,7 +163,8 @@ def run(app: Callable[..., Any]) -> None:
 def _report(error: GristmillError, debug: bool) -> None:
     if debug:
         raise error
-    print(f"error: {printable(error.message)}", file=sys.stderr)
+    message = _BROKEN.sub("\n  ", error.message)  # so a name from the data cannot pose as a hint
+    print(f"error: {printable(message)}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {printable(error.hint)}", file=sys.stderr)
+        print(f"hint: {oneline(error.hint)}", file=sys.stderr)
     sys.exit(error.exit_code)

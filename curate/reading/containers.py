@@ -215,11 +215,14 @@ def _csv(unit: Unit, settings: ReadSettings, decoder: Decoder) -> Iterator[Batch
     """Rows under the header's names; every value is text."""
     csv.field_size_limit(settings.max_line_bytes)
     taken: list[bytes] = []
-    place = [0]
+    place, held_bytes = [0], [0]
 
     def texts() -> Iterator[str]:
-        for line in _physical(_stream(unit, settings)):
+        for line in _physical(_stream(unit, settings), settings.max_line_bytes):
             taken.append(line)
+            held_bytes[0] += len(line)
+            if held_bytes[0] > settings.max_line_bytes:  # quoted line ends: one row may span lines without end
+                raise Cut(f"a row is over {settings.max_line_bytes:,} bytes")
             yield line.decode("utf-8", "surrogateescape")
 
     reader = csv.reader(texts(), delimiter="\t" if unit.container.startswith("tsv") else ",", strict=True)
@@ -228,6 +231,7 @@ def _csv(unit: Unit, settings: ReadSettings, decoder: Decoder) -> Iterator[Batch
     held: list[Raw] = []
     while True:
         taken.clear()
+        held_bytes[0] = 0
         problem, cells = "", None
         try:
             cells = next(reader)
@@ -270,13 +274,15 @@ def _csv_row(row: int, offset: int, data: bytes, header: list[str] | None, cells
     return Raw(row, offset, data, dict(zip(header or [], cells, strict=False)), problem)
 
 
-def _physical(source: Blocks) -> Iterator[bytes]:
-    """Lines with their ends; the last may have none."""
+def _physical(source: Blocks, limit: int) -> Iterator[bytes]:
+    """Lines with their ends; the last may have none. Raises `Cut` when one is over `limit` bytes."""
     held = b""
     for block in source:
         lines = io.BytesIO(held + block).readlines()
         held = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
         yield from lines
+        if len(held) > limit:
+            raise Cut(f"a line is over {limit:,} bytes")
     if held:
         yield held
 

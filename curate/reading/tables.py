@@ -15,17 +15,21 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
+from curate.reading.claims import Tally, shown, sound
 from curate.reading.decode import Decoder
 from curate.reading.model import Batch, Quarantined, Raw, Unit
 from curate.reading.streams import Cut, blocks
 from curate.record import SCHEMA
 from curate.sources import ReadSettings
+
+MOST: Final = 65_536  # rows of a batch at most
+UNREADABLE: Final = (ValueError, ArithmeticError, LookupError, pa.ArrowException)
 
 
 def read_tables(unit: Unit, settings: ReadSettings, decoder: Decoder) -> Iterator[Batch]:
@@ -45,30 +49,35 @@ def read_tables(unit: Unit, settings: ReadSettings, decoder: Decoder) -> Iterato
                 batch = _doubled(table, row, unit.file, twice[0]) if twice else _batch(table, row, decoder)
                 row += table.num_rows
                 yield batch
-    except (pa.ArrowException, OSError, Cut) as error:
+    except (pa.ArrowException, OSError, Cut, UnicodeDecodeError) as error:  # the last: names of columns
         reason = f"the rest of the file cannot be read: {error if isinstance(error, Cut) else type(error).__name__}"
         bad = Quarantined(unit.file, row, None, reason, "")
         yield Batch(SCHEMA.empty_table(), [bad], 1, Counter(), Counter())
 
 
-def _slices(file: IO[bytes] | str, unit: Unit, settings: ReadSettings) -> Iterator[pa.Table]:
-    """Pieces of the unit's rows, each of about `batch_bytes`."""
+def _slices(file: IO[bytes] | str, unit: Unit, settings: ReadSettings) -> Iterator[pa.RecordBatch]:
+    """Checked pieces of the unit's rows, each of about `batch_bytes`; raises `Cut` where counts do not add up."""
     if unit.container.startswith("parquet"):
         with pq.ParquetFile(file) as source:
             stop = unit.stop if unit.stop >= 0 else source.num_row_groups
             groups = range(unit.start, stop)
-            size = sum(source.metadata.row_group(group).total_byte_size for group in groups)
-            rows = sum(source.metadata.row_group(group).num_rows for group in groups)
+            tally = Tally(source.metadata, groups, settings.max_ratio)
+            size = sum(group.total_byte_size for group in tally.groups)
+            rows = sum(group.num_rows for group in tally.groups)
             number = max(1, int(settings.batch_bytes * rows / max(size, 1)))
-            if rows:
-                for batch in source.iter_batches(batch_size=min(number, 65_536), row_groups=list(groups)):
-                    yield pa.Table.from_batches([batch])
+            for batch in source.iter_batches(batch_size=min(number, MOST), row_groups=list(groups)) if rows else ():
+                sound(batch)
+                tally.add(batch)
+                yield batch
+        if problem := tally.problem(file):
+            raise Cut(problem)
         return
-    with arrow_batches(file) as source:
-        for batch in source:
-            step = max(1, int(settings.batch_bytes * batch.num_rows / max(batch.nbytes, 1)))
+    with arrow_batches(file) as batches:
+        for batch in batches:
+            sound(batch)
+            step = max(1, min(MOST, int(settings.batch_bytes * batch.num_rows / max(batch.nbytes, 1))))
             for start in range(0, batch.num_rows, step):
-                yield pa.Table.from_batches([batch.slice(start, step)])
+                yield batch.slice(start, step)
 
 
 class arrow_batches:
@@ -89,7 +98,7 @@ class arrow_batches:
         self.file.close()
 
 
-def _doubled(table: pa.Table, first: int, file: str, name: str) -> Batch:
+def _doubled(table: pa.RecordBatch, first: int, file: str, name: str) -> Batch:
     """Rows of a table with two columns of one name: which one is meant is not ours to say."""
     values = [[plain(value, Counter()) for value in column.to_pylist()] for column in table.columns]
     bad = [
@@ -105,14 +114,26 @@ def _doubled(table: pa.Table, first: int, file: str, name: str) -> Batch:
     return Batch(SCHEMA.empty_table(), bad, len(bad), Counter(), Counter())
 
 
-def _batch(table: pa.Table, first: int, decoder: Decoder) -> Batch:
+def _batch(table: pa.RecordBatch, first: int, decoder: Decoder) -> Batch:
     notes: Counter[str] = Counter()
-    rows: list[Any] = table.to_pylist()
-    if not all(map(_is_plain, table.schema.types)):
-        rows = [plain(row, notes) for row in rows]
-    batch = decoder.values([Raw(first + index, None, b"", row) for index, row in enumerate(rows)])
+    simple = all(map(_is_plain, table.schema.types))
+    try:
+        rows: list[Any] = table.to_pylist()
+        raws = [Raw(first + index, None, b"", row if simple else plain(row, notes)) for index, row in enumerate(rows)]
+    except UNREADABLE:
+        raws = [_one(table.slice(index, 1), first + index, notes) for index in range(table.num_rows)]
+    batch = decoder.values(raws)
     batch.notes.update(notes)
     return batch
+
+
+def _one(table: pa.RecordBatch, row: int, notes: Counter[str]) -> Raw:
+    """One row of a batch that holds something Python cannot: a text that is not UTF-8, a date past the year 9999."""
+    try:
+        return Raw(row, None, b"", plain(table.to_pylist()[0], notes))
+    except UNREADABLE as error:
+        reason = "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else "a value out of range"
+        return Raw(row, None, json.dumps(shown(table), ensure_ascii=False).encode("utf-8"), None, reason)
 
 
 def _is_plain(kind: pa.DataType) -> bool:
