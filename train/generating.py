@@ -45,9 +45,10 @@ def generate(
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(map(len, prompts_ids), default=0)
     if room and longest + max_new_tokens > room:
+        fits = f"--max-new-tokens {room - longest}" if longest < room else "ask with fewer --shots"
         raise UsageError(
             f"the longest prompt takes {longest:,} tokens and its answer up to {max_new_tokens:,}; the model has {room:,}",
-            hint=f"--max-new-tokens {max(1, room - longest)}" if longest < room else "ask with fewer --shots",
+            hint=fits,
         )
     answers: list[list[int]] = [[] for _ in prompts_ids]
     by_length = sorted(range(len(prompts_ids)), key=lambda number: len(prompts_ids[number]))
