@@ -181,7 +181,7 @@ def encode_all(units: list[Unit], executor: Executor, console: Console) -> list[
         for unit, (seconds, summary) in zip(units, results, strict=True):
             out.append(summary)
             advance(1)
-            console.events.unit("tokenising", unit.name, len(out), len(units), seconds, summary)
+            console.events.unit("tokenising", unit.unit, len(out), len(units), seconds, summary)
     return out
 
 
