@@ -138,6 +138,13 @@ def _score(
     return {"task": task.task, "asked": asker.described, "confined": layers, "row": row, **told.facts()}
 
 
+def change(root: Path, name: str) -> Facts:
+    """The paired difference of a task between `before/` and `after/` of a folder, with its 95 % interval."""
+    from train.comparing import paired, read_responses
+
+    return paired(*(read_responses(root / when / f"{name}.responses.jsonl") for when in ("before", "after"))).facts()
+
+
 def figure(facts: Mapping[str, Mapping[str, Any]], name: str) -> float | None:
     """A figure of one task from its facts `before` and `after`; None where nothing was judged."""
     before, after = facts["before"], facts["after"]
@@ -177,7 +184,9 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
         line = f"{name:<{wide}} {after['total']:>6,}"
         if "accuracy" in after:
             line += f" {facts['before']['accuracy']:>8.1%} {after['accuracy']:>8.1%}"
-            line += f"  {after['low']:.1%} to {after['high']:.1%}"
+            told = facts["change"]
+            line += f"  {after['low']:.1%} to {after['high']:.1%}; change {told['difference']:+.1%}"
+            line += f" ({told['low']:+.1%} to {told['high']:+.1%})"
         else:
             line += "  not judged here: responses are kept for hand grading" if after.get("fenced") is None else ""
         for label, key in (("code", "fenced"), ("syntax", "parses")):

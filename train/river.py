@@ -103,12 +103,19 @@ def resolve(name: str, sets: Sequence[str] = (), *, smoke: bool = False) -> Rive
     local = (recipe.get("eval") or {}).get("data") or {}
     cleaning = (recipe.get("curate") or {}).get("decontaminate") or {}
     if local and cleaning.get("against"):
-        against = [local.get(one, one) for one in cleaning["against"]]
+        against = [copy for one in cleaning["against"] for copy in (_asked(local[one]) if one in local else [one])]
         recipe = merge(recipe, {"curate": {"decontaminate": {"against": against}}})
     judged = not smoke or bool((given.get("eval") or {}).get("expect"))
     river = River(title + ("-smoke" if smoke else ""), recipe | {"name": title}, judged)
     river.check()
     return river
+
+
+def _asked(copy: str) -> list[str]:
+    """The files of a local copy that hold what is asked: those of the test split, where a folder has other splits too."""
+    folder = Path(copy).expanduser()
+    files = sorted(str(path) for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return [file for file in files if Path(file).name.partition(".")[0].endswith("test")] or [copy]
 
 
 def catalogue() -> Said:
@@ -268,9 +275,13 @@ def run(river: River, root: Path, console: Console) -> Said:
     file = prepared(river, root)
     shards, finished = curated_and_packed(file, root, console)
     before = _before(river, shards, root, console)
+    from train.judging import change
+
     manifest = _trained(file, shards, finished, console)
     after = _after(river, finished, manifest, root, console)
     found = {name: {"before": before[name], "after": after[name]} for name in river.eval.tasks}
+    for name, facts in found.items():
+        facts["change"] = change(root, name) if "accuracy" in facts["after"] else {}
     missed = _record(river, finished, found)
     data, text = _said(river, root, manifest, found, missed)
     if missed:
@@ -295,7 +306,8 @@ def curated(file: Path, root: Path, console: Console) -> Path:
     out, spread = root / "out", Spread(0, "auto", False, None)
     resolved, sources = commands.settings(str(file), [], {}, None)
     console.say(f"curate filter -> {out}")
-    commands.filter_raw(str(root / "raw"), out, resolved, sources, None, spread, console)
+    _, text = commands.filter_raw(str(root / "raw"), out, resolved, sources, None, spread, console)
+    console.say(text)
     return out
 
 
@@ -364,7 +376,7 @@ def _record(river: River, run: Path, found: Mapping[str, Any]) -> list[str]:
     from train.judging import below
     from train.recording import record_evaluation
 
-    rows = [facts[when]["row"] for facts in found.values() for when in ("before", "after")]
+    rows = [{**facts[when]["row"], "model": when} for facts in found.values() for when in ("before", "after")]
     if rows:
         record_evaluation(run, rows)
     return below(river.eval, found) if river.judged else []
