@@ -10,6 +10,7 @@ Cost: a few sorts of the segments; about 200 bytes a segment of memory at the pe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -127,7 +128,7 @@ def plan(tokens: TokenStore, config: PackConfig, units: Sequence[Unit] = (), sca
     fate[whole.over] = OVERLONG
     fate[failed] = TEMPLATE
     if not (fate == PACKED).any():
-        raise _nothing(documents, fate, config)
+        raise _nothing(documents, fate, config, tokens)
     stages = [
         _split((name, ctx), documents, fitted, part.times, config, part.sources) for name, ctx, fitted, part in drawn
     ]
@@ -217,7 +218,7 @@ def _spread(starts: Ints, counts: Ints) -> Ints:
     return spread
 
 
-def _nothing(documents: Documents, fate: Array, config: PackConfig) -> DataError:
+def _nothing(documents: Documents, fate: Array, config: PackConfig, tokens: TokenStore) -> DataError:
     """Why no record is left to train on, with the way out."""
     counts = {name: int((fate == code).sum()) for code, name in enumerate(FATES)}
     worst = max(counts, key=lambda name: counts[name])
@@ -228,8 +229,10 @@ def _nothing(documents: Documents, fate: Array, config: PackConfig) -> DataError
             f"--ctx {config.longest} is smaller than every record: the shortest has {shortest:,} tokens ({said})",
             hint=f"use --ctx {max(shortest, 2)} or more, or --overlong truncate",
         )
+    if failed := Counter(reason for reason in tokens.table.column("reason").to_pylist() if reason):
+        said += f" ({'; '.join(f'{count:,} {reason}' for reason, count in failed.most_common(3))})"
     hints = {
-        "template": "see why with --json, or name another --template or --prompt-format",
+        "template": "name another --template or --prompt-format",
         "eval": "use --eval-fraction 0",
     }
     return DataError(f"no record is left to train on: {said}", hint=hints.get(worst, "raise pack.epochs"))
