@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo test check bench cards clean
+.PHONY: demo test check bench cards faults fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.product: pyproject.toml constraints.txt
@@ -35,6 +35,13 @@ bench: $(VENV)/.tools ## side by side with peers; results go to benchmarks/RESUL
 
 cards: $(VENV)/.product ## regenerate the gallery in data_cards/
 	$(BIN)/python -P docs/gallery.py
+
+faults: $(VENV)/.tools ## every call to the disk fails once, 150 kills, every kind of file damaged; prints the counts
+	GRISTMILL_FAULTS=1 $(BIN)/python -P -m pytest tests/faults --ignore tests/faults/fuzz -n 2 --dist load
+
+fuzz: $(VENV)/.tools ## the fuzz targets, for long
+	@if [ -d tests/faults/fuzz ]; then GRISTMILL_FUZZ=1 $(BIN)/python -P -m pytest tests/faults/fuzz; \
+	else echo "no fuzz targets in tests/faults/fuzz"; fi
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -121,3 +121,8 @@ def damage_work(out):
     """What a power cut may do to files that were never synced."""
     for path in (out / ".work").rglob("*.arrow"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def unscratched(folder):
+    """Empty the machine's scratch folder, as a restart does: what a killed process left there is not ours to find."""
+    shutil.rmtree(folder / "tmp", ignore_errors=True)

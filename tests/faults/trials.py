@@ -42,7 +42,10 @@ CONTEXT.set_forkserver_preload(PRELOAD)
 
 @dataclass(frozen=True)
 class Fault:
-    """The `number`-th call of `kind` (from 1) below `root` fails with `code`; 0 counts only, into the file `tally`."""
+    """The `number`-th call of `kind` (from 1) below `root` fails with `code`.
+
+    Number 0 lets none fail and counts the calls of every kind, into the file `tally`.
+    """
 
     root: str
     kind: str
@@ -112,6 +115,13 @@ def run(program, *words, cwd, fault=None, env=None, check=None):
     return ended
 
 
+def counted(program, *words, cwd, root):
+    """Run a command undisturbed; how many calls of each kind it makes below `root`."""
+    tally = Path(cwd) / "tally"
+    run(program, *words, cwd=cwd, fault=Fault(str(root), "", 0, 0, str(tally)), check=0)
+    return dict(zip(KINDS, map(int, tally.read_text().replace("\0", "").split()), strict=True))
+
+
 @contextmanager
 def nameless_main():
     """While entered, children have no main module to import again: that of the tests is pytest."""
@@ -134,7 +144,7 @@ def child(program, words, cwd, fault, env):
         handle = os.open(f"said.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, number)
         os.close(handle)
-    sys.stdin = open(os.devnull)  # noqa: SIM115
+    sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     import importlib
     import tempfile
 
@@ -155,22 +165,21 @@ class Gate:
 
     def __init__(self, fault):
         self.fault = fault
-        self.count = 0
-        self.pid = os.getpid()
+        self.count = dict.fromkeys(KINDS, 0)
 
     def due(self, kind, path):
         """Whether this call is the one that fails."""
-        if kind != self.fault.kind or not self.ours(path):
+        if (self.fault.number and kind != self.fault.kind) or not self.ours(path):
             return False
-        self.count += 1
+        self.count[kind] += 1
         if not self.fault.number:
-            os.pwrite(self.tally(), f"{self.count:9}".encode(), 0)
-        return self.count == self.fault.number
+            os.pwrite(self.tally(), f"{self.count[kind]:9}\n".encode(), 10 * list(KINDS).index(kind))
+        return self.count[kind] == self.fault.number
 
     def ours(self, path):
         if isinstance(path, int):
             try:
-                path = os.readlink(f"/proc/self/fd/{path}")
+                path = Path(f"/proc/self/fd/{path}").readlink()
             except OSError:
                 return False
         return os.path.abspath(os.fsdecode(path)).startswith(self.fault.root + os.sep)  # noqa: PTH100
@@ -226,7 +235,7 @@ def install(fault):
         def guarded(*args, **kwargs):
             path = args[place]
             if (folder := kwargs.get("dir_fd")) is not None:
-                path = Path(os.readlink(f"/proc/self/fd/{folder}")) / os.fsdecode(path)
+                path = Path(f"/proc/self/fd/{folder}").readlink() / os.fsdecode(path)
             if only(*args) and gate.due(kind, path):
                 gate.fail(path)
             return real(*args, **kwargs)
@@ -263,7 +272,7 @@ def install(fault):
                 if gate.due("open", path):
                     gate.fail(path)
                 if gate.due("write", path):
-                    os.symlink("/dev/full", path)
+                    Path(path).symlink_to("/dev/full")
             return real(*args, **kwargs)
 
         setattr(module, name, made)
