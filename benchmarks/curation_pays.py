@@ -15,7 +15,7 @@ rows of T0 from ../shared, with a byte-level BPE of 4,096 tokens made from the r
 and the user-oriented instructions, none of which is in the mix.
 
 Intervals are 95 %: exact match by a bootstrap over seeds and items (10,000 draws, fixed seed), loss by Student's t
-over seeds; three seeds give wide ones. About ten minutes on two quiet cores by default (six runs, two at a time, a
+over seeds; three seeds give wide ones. About twelve minutes on two quiet cores by default (six runs, two at a time, a
 core each), and as long for --real; a run is stopped after `--limit` seconds.
 """
 
@@ -172,7 +172,7 @@ def _tokenizer(raw: Path, folder: Path) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=4_096, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    lines = [line for path in sorted(raw.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()[::4]]
+    lines = [line for path in sorted(raw.glob("*.jsonl")) for line in path.read_bytes().splitlines()[::4]]
     made.train_from_iterator((m["content"] for line in lines for m in json.loads(line)["messages"]), trainer)
     saved = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     saved.save_pretrained(folder)
@@ -235,10 +235,10 @@ def bootstrap(differences: np.ndarray) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def half_width(values: list[float]) -> float:
-    """Half of Student's 95 % interval of a mean."""
+def half_width(values: list[float]) -> float | None:
+    """Half of Student's 95 % interval of a mean; None for a single value."""
     if len(values) < 2:
-        return float("nan")
+        return None
     return T95.get(len(values) - 1, 1.96) * statistics.stdev(values) / len(values) ** 0.5
 
 
@@ -259,8 +259,9 @@ def report(facts: dict[str, Any], found: dict[str, list[Any]], asked: argparse.N
         raw, curated = ([one["loss"][name] for one in found[arm]] for arm in ARMS)
         apart = [b - a for a, b in zip(raw, curated, strict=True)]
         middle, half = statistics.fmean(apart), half_width(apart)
+        span = "one seed" if half is None else f"{middle - half:+.4f} to {middle + half:+.4f}"
         print(f"| {name} | {statistics.fmean(raw):.4f} | {statistics.fmean(curated):.4f} | {middle:+.4f} | "
-              f"{middle - half:+.4f} to {middle + half:+.4f} | {sum(d < 0 for d in apart)} of {len(apart)} |")  # fmt: skip
+              f"{span} | {sum(d < 0 for d in apart)} of {len(apart)} |")  # fmt: skip
     if not found["raw"][0]["items"]:
         return
     print("\n| exact match | items | raw (by seed) | curated (by seed) | difference | 95 % interval |")
