@@ -29,6 +29,7 @@ from curate.cards import frontmatter
 from curate.foundation.errors import DataError, GristmillError, UsageError
 from curate.foundation.store import MANIFEST, UNITS, Store, digest_of
 from curate.record import Record, from_row
+from pack import exporting_tables
 from pack.exporting_rows import ROWS
 from pack.exporting_texts import TEXTS, Unfit
 from pack.shards import ShardManifest
@@ -37,14 +38,7 @@ FORMATS: Final = ("hf", "trl", "axolotl", "llamafactory", "verl", "messages", "p
 UNFIT: Final = "unfit.jsonl"
 STARTED: Final = "export"
 BATCH: Final = 4_096
-VERL: Final = pa.schema(
-    [
-        pa.field("messages", pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))),
-        pa.field("id", pa.string()),
-        pa.field("source", pa.string()),
-        pa.field("drawn", pa.int32()),
-    ]
-)
+TABLES: Final = {"verl": exporting_tables.verl, "trl": exporting_tables.conversations}
 
 
 @dataclass(slots=True)
@@ -208,8 +202,9 @@ class _Table:
 
     def __init__(self, job: Export, name: str, stack: ExitStack) -> None:
         self._rows: list[Mapping[str, Any]] = []
+        self._tabled = TABLES[job.to]
         temp = stack.enter_context(job.store.writing(name))
-        self._writer = stack.enter_context(pq.ParquetWriter(temp, VERL, compression="zstd"))
+        self._writer = stack.enter_context(pq.ParquetWriter(temp, self._tabled([]).schema, compression="zstd"))
         stack.callback(self._flush)
         job.files.append(name)
 
@@ -221,7 +216,7 @@ class _Table:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=VERL))
+            self._writer.write_table(self._tabled(self._rows))
             self._rows = []
 
 

@@ -186,7 +186,7 @@ def _side(value: Any) -> list[Row]:
 
 
 TEXTS: Final[dict[str, TextFormat]] = {
-    "trl": TextFormat(conversational, "messages/", config="messages"),
+    "trl": TextFormat(conversational, "messages/", "parquet", "messages"),
     "llamafactory": TextFormat(sharegpt),
     "verl": TextFormat(multiturn, suffix="parquet"),
     "messages": TextFormat(messages),
