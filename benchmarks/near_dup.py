@@ -1,13 +1,16 @@
 """The minhash stage against rensa and datasketch on one generated Parquet file, in one run.
 
-    python -P benchmarks/near_dup.py [--docs 100000] [--rounds 3] [--peers FOLDER] [--slow]
+    python -P benchmarks/near_dup.py [--docs 100000] [--rounds 3] [--peers FOLDER] [--slow] [--mapped]
 
 The file is made from a fixed seed: texts of 150 to 400 words, 68 % originals, 7 % exact copies, 25 % copies with 0.5 to
 13 % of the words changed, each of an original of its own, so the exact Jaccard of every pair is known. Words are plain
 letters: every tool sees the same word 5-grams. Each contender runs in a process of its own, in turn; timed is what it
-does from texts in memory to the list of records to remove, compiling and reading excluded (ours: evidence included).
+does from texts in memory to the list of records to remove, compiling and reading excluded (ours: evidence included;
+datatrove reads and writes files, text-dedup is its `minhash.main` on a saved dataset, hashes cached nowhere). With
+`--mapped` ours works as `curate filter` does: texts in mapped files, sketches written and mapped, both timed. Peaks:
+"peak" is resident memory, mapped pages included; "private" what no file backs (RssAnon, sampled; ours alone).
 
-Peers run in a virtual environment at FOLDER (default: a temporary one), made here with pip; a peer that cannot be
+Peers run in virtual environments under FOLDER (default: a temporary one), made here with pip; a peer that cannot be
 installed is skipped with the reason. Recall: true pairs with exact Jaccard >= 0.8 of which a side was removed.
 Precision: removed records that are in such a pair.
 """
@@ -26,7 +29,9 @@ from pathlib import Path
 import numpy as np
 
 THRESHOLD = 0.8
-PEERS = ("rensa==0.5.0", "datasketch==2.0.0", "datatrove[processing]==0.10.1", "spacy", "xxhash", "pyarrow")
+PEERS = ("rensa==0.5.0", "datasketch==2.0.0", "xxhash", "pyarrow")
+SLOW = ("datatrove[processing]==0.10.1", "spacy", "pyarrow")
+OLD = ("text-dedup==0.4.0",)  # wants packages of its own age
 
 FRAME = """
 import json, resource, sys, time
@@ -90,14 +95,34 @@ if __name__ == "__main__":
         run(16, MinhashDedupBuckets(f"{work}/signatures", f"{work}/buckets", config=config))
         run(1, MinhashDedupCluster(f"{work}/buckets", f"{work}/remove", config=config))
         seconds = time.perf_counter() - began
-        found = [(part, Path(f"{work}/remove/{part:05d}.remove")) for part in range(2)]
-        read = {part: struct.iter_unpack("<I", path.read_bytes()) for part, path in found if path.exists()}
+        found = Path(f"{work}/remove").glob("*.remove")
+        read = {int(path.stem): struct.iter_unpack("<I", path.read_bytes()) for path in found}
         removed = [part * half + at for part, numbers in read.items() for (at,) in numbers]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "peak_mib": peak, "removed": removed}))
 """
+TEXT_DEDUP = """
+import json, resource, sys, tempfile, time
+import datasets
+from text_dedup import minhash
+
+texts = datasets.Dataset.from_parquet(sys.argv[1])
+with tempfile.TemporaryDirectory() as work:
+    texts = texts.add_column("at", list(range(len(texts))))
+    texts.save_to_disk(work + "/in")
+    given = ["--path", work + "/in", "--local", "--output", work + "/out", "--column", "text", "--cache_dir", work]
+    given += ["--num_proc", "2", "--ngram", "5", "--min_length", "0", "--threshold", "0.8", "--hash_func", "xxh3"]
+    given += ["--num_perm", "128", "--b", "16", "--r", "8", "--hash_bits", "32"]
+    began = time.perf_counter()
+    minhash.main(given, standalone_mode=False)
+    seconds = time.perf_counter() - began
+    left = set(datasets.load_from_disk(work + "/out")["at"])
+peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+print(json.dumps({"seconds": seconds, "peak_mib": peak, "removed": [i for i in range(len(texts)) if i not in left]}))
+"""
 OURS = """
-import json, os, resource, sys, time
+import json, os, resource, sys, threading, time
+from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa, pyarrow.parquet as pq
@@ -122,23 +147,66 @@ def records(texts, start):
     columns += [pa.nulls(n, SCHEMA.field(name).type) for name in ("tools", "score", "extra")]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
-stage = MinhashStage(MinhashSettings(memory=int(sys.argv[2])))
+def private():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
+
+def watch():
+    while not stop.wait(0.02):
+        seen.append(private())
+
+out = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+stage = MinhashStage(MinhashSettings(memory=int(sys.argv[2])), out)
 warm = records(pa.array(["some words to compile with, twice over"] * 64, pa.large_string()), 0)
 stage.verdicts(stage.resolve([stage.sketch(warm)], {}, texts=[warm]))
 step = 8192
 batches = pq.ParquetFile(sys.argv[1]).iter_batches(step, columns=["text"])  # full ones, over row groups
-tables = [records(batch.column(0).cast(pa.large_string()), step * number) for number, batch in enumerate(batches)]
+tables = (records(batch.column(0).cast(pa.large_string()), step * number) for number, batch in enumerate(batches))
 threads = len(os.sched_getaffinity(0))
-began = time.perf_counter()
-with ThreadPoolExecutor(threads) as pool:
-    sketches = list(pool.map(stage.sketch, tables))
-half = time.perf_counter()
-verdicts = stage.verdicts(stage.resolve(sketches, {}, threads=threads, texts=tables))
+stop, seen = threading.Event(), [private()]
+watcher = threading.Thread(target=watch)
+watcher.start()
+if out is None:
+    tables = list(tables)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        sketches = list(pool.map(stage.sketch, tables))
+    half = time.perf_counter()
+    resolved = stage.resolve(sketches, {}, threads=threads, texts=tables)
+else:
+    kept, stored = out / ".work" / "kept", out / ".work" / "sketches"
+    kept.mkdir(parents=True)
+    stored.mkdir()
+    names = []
+    for number, table in enumerate(tables):
+        names.append(f"{number:06d}.arrow")
+        with pa.ipc.new_file(str(kept / names[-1]), table.schema) as writer:
+            writer.write_table(table)
+    def work(name):
+        with pa.memory_map(str(kept / name)) as source:
+            sketch = stage.sketch(pa.ipc.open_file(source).read_all())
+        with pa.ipc.new_file(str(stored / name), sketch.schema) as writer:
+            writer.write_table(sketch)
+        return stored / name
+    began = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        sketches = list(pool.map(work, names))
+    half = time.perf_counter()
+    resolved = stage.resolve(sketches, {}, threads=threads)
+verdicts = stage.verdicts(resolved)
 seconds = time.perf_counter() - began
+stop.set()
+watcher.join()
 removed = (verdicts.column("sketch").to_numpy().astype(np.int64) * step + verdicts.column("position").to_numpy()).tolist()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": seconds, "sketch": half - began, "peak_mib": peak, "removed": removed}))
+found = {"seconds": seconds, "sketch": half - began, "peak_mib": peak, "private_mib": max(seen), "removed": removed}
+print(json.dumps(found))
 """
+OWN = "gristmill minhash"
+FAST = [
+    ("rensa add_pairs", "fast", PEERS, FRAME.format(body=RENSA)),
+    ("datasketch", "fast", PEERS, FRAME.format(body=DATASKETCH)),
+]
+SLOWER = [("text-dedup", "old", OLD, TEXT_DEDUP), ("datatrove", "slow", SLOW, DATATROVE)]
 
 
 def make(path: Path, docs: int) -> dict[tuple[int, int], float]:
@@ -197,12 +265,13 @@ def quality(removed: list[int], truth: dict[tuple[int, int], float]) -> tuple[fl
     return recall, len(gone & good) / max(1, len(gone))
 
 
-def peers(folder: Path) -> tuple[str | None, str]:
-    """A Python that has the peers, or None and why not."""
+def peers(folder: Path, packages: tuple[str, ...]) -> tuple[str | None, str]:
+    """A Python that has these packages, or None and why not."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    done = subprocess.run([python, "-m", "pip", "install", "-q", *PEERS], capture_output=True, text=True, check=False)
+    command = [python, "-m", "pip", "install", "-q", *packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return (str(python), "") if done.returncode == 0 else (None, done.stderr.strip().splitlines()[-1][:200])
 
 
@@ -225,25 +294,27 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=1 << 30)
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--only-ours", action="store_true")
-    parser.add_argument("--slow", action="store_true", help="datatrove too: minutes a round")
+    parser.add_argument("--slow", action="store_true", help="text-dedup and datatrove too: minutes a round")
+    parser.add_argument("--mapped", action="store_true", help="ours from files and through files")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "texts.parquet"
         truth = make(path, options.docs)
-        contenders = {"gristmill minhash": (sys.executable, OURS, str(path), str(options.memory))}
-        python, why = (None, "--only-ours") if options.only_ours else peers(options.peers or Path(work) / "peers")
-        for name, body in (("rensa add_pairs", RENSA), ("datasketch", DATASKETCH)):
+        contenders = {OWN: (sys.executable, OURS, str(path), str(options.memory))}
+        wanted = [] if options.only_ours else [*FAST, *(SLOWER if options.slow else ())]
+        for name, folder, packages, script in wanted:
+            python, why = peers((options.peers or Path(work)) / folder, packages)
             if python is None:
                 print(f"{name}: skipped ({why})")
             else:
-                contenders[name] = (python, FRAME.format(body=body), str(path))
-        if python is not None and options.slow:
-            contenders["datatrove"] = (python, DATATROVE, str(path))
+                contenders[name] = (python, script, str(path))
         runs: dict[str, list[dict]] = {name: [] for name in contenders}
         for _ in range(options.rounds):
             for name, (interpreter, script, *arguments) in contenders.items():
-                runs[name].append(run(interpreter, script, *arguments))
-        ours = runs["gristmill minhash"]
+                with tempfile.TemporaryDirectory(dir=work) as place:
+                    more = [place] if options.mapped and name == OWN else []
+                    runs[name].append(run(interpreter, script, *arguments, *more))
+        ours = runs[OWN]
         print(
             f"{options.docs:,} texts, {sum(value >= THRESHOLD for value in truth.values()):,} pairs at >= {THRESHOLD}"
         )
@@ -254,7 +325,8 @@ def main() -> None:
             recall, precision = quality(found[0]["removed"], truth)
             peak = max(one["peak_mib"] for one in found)
             print(f"{name:20} {seconds:8.2f} {ratio:7.1f} {recall:8.4f} {precision:9.4f} {peak:9.0f}")
-        print(f"(of ours, sketch: {statistics.median(one['sketch'] for one in ours):.2f} s)")
+        sketch, private = (statistics.median(one[name] for one in ours) for name in ("sketch", "private_mib"))
+        print(f"(of ours, sketch: {sketch:.2f} s; private at most {private:,.0f} MiB)")
 
 
 if __name__ == "__main__":

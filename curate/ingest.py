@@ -34,6 +34,7 @@ from curate.tables import batches, read_arrow, sink
 
 FORMAT = 2  # raise when ingest or apply would write other bytes for the same input: markers then no longer match
 WORKING = frozenset({"exact", "minhash", "embedding"})  # stages whose sketches would fill the output
+LATER = {"select": "select/score"}  # folder of what a stage removes once all is read, if it removes rows before, too
 TEXTS_NEEDED = frozenset({"minhash"})  # reduce stages that read the kept texts again when they decide
 
 
@@ -272,7 +273,7 @@ def apply(job: Job) -> dict[str, Any]:
                         count_flagged(place, stage, flagged)
                     here = here.filter(pc.invert(here.column("flag")))
                     removed = _judged(table, here, start)
-                    out.write(f"removed/{stage}/{unit}.parquet", removed)
+                    out.write(f"removed/{LATER.get(stage, stage)}/{unit}.parquet", removed)
                     count_removed(place, removed, job.config.examples)
                     own = pc.equal(here.column("twin_source"), removed.column("source"))
                     facts.add(place["own"], facts.by_source(removed.column("source").filter(own).to_pylist()))

@@ -152,7 +152,7 @@ class MinhashStage:
         if kept.exists():
             return Home(kept=kept)
         name = f"{path.stem}.parquet"
-        archives = (self.out / "records" / name, *sorted((self.out / "removed").glob(f"*/{name}")))
+        archives = (self.out / "records" / name, *sorted((self.out / "removed").rglob(name)))
         return Home(archives=tuple(one for one in archives if one.exists()), name=str(self.out))
 
     def facts(self, resolved: pa.Table) -> dict[str, Any]:

@@ -9,10 +9,11 @@ bands are linked.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from curate import bands, neighbours
 from curate.clusters import ORDER_FIELDS, keep_order
 from curate.foundation.store import canonical
+from curate.mapping import Mapped, nothing
 from curate.shingles import write_shingles
 from curate.stages.minhash import check_stamp
 from curate.stages.minhash_settings import MinhashSettings
@@ -38,10 +40,12 @@ COUNTS: Final = b"counts"
 class Inputs:
     """All sketches as record batches, memory-mapped where they are files; record i of batch b is `starts[b] + i`.
 
-    `sketch` is the sketch of each batch, `folders` the earlier output that each sketch is from, None for this run's.
+    `sketch` is the sketch of each batch, `folders` the earlier output that each sketch is from, None for this run's;
+    `give_back` drops a batch's pages from this process.
     """
 
     batches: Sequence[Any]
+    give_back: Sequence[Callable[[], None]]
     sketch: Ints
     starts: Ints
     live: NDArray[np.bool_]
@@ -86,27 +90,24 @@ def open_sketches(
     folders: Sequence[str | None],
 ) -> Inputs:
     """Open sketches, check that they can be compared, and mark who takes part: records with words, not yet gone."""
-    batches, owners, live = [], [], [np.empty(0, np.bool_)]
+    batches, owners, give_back, live = [], [], [], [np.empty(0, np.bool_)]
     for number, item in enumerate(sketches):
-        table = item if isinstance(item, pa.Table) else _mapped(item)
-        name = folders[number] or (f"sketch {number}" if isinstance(item, pa.Table) else item.name)
+        mapped = Mapped(item) if isinstance(item, Path) else None
+        table = mapped.table if mapped is not None else item
+        name = folders[number] or (item.name if isinstance(item, Path) else f"sketch {number}")
         check_stamp(table.schema, settings, name)
         for batch in table.to_batches():
             if batch.num_rows == 0:
                 continue
             batches.append(batch)
             owners.append(number)
+            give_back.append(nothing if mapped is None else partial(mapped.give_back, batch))
             here = batch.column("shingles").to_numpy() > 0
             if gone is not None and len(gone[number]):
                 here &= ~np.isin(batch.column("position").to_numpy(), gone[number])
             live.append(here)
     starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in batches])]).astype(np.int64)
-    return Inputs(batches, np.array(owners, np.int64), starts, np.concatenate(live), texts, folders)
-
-
-def _mapped(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
+    return Inputs(batches, give_back, np.array(owners, np.int64), starts, np.concatenate(live), texts, folders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,7 @@ def _band_blocks(inputs: Inputs, settings: MinhashSettings, memory: int, threads
                 column = inputs.batches[index].column("signature")
                 found = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
                 bands.band_keys(found, rows, first, keys, inputs.starts[index])
+                inputs.give_back[index]()
 
             list(pool.map(work, range(len(inputs.batches))))
             yield keys
@@ -231,6 +233,7 @@ def _settle(
         def load(place: tuple[int, Ints, Ints]) -> None:
             chunk, mine, rows = place
             write_shingles(inputs.texts.parts(chunk), rows, settings.ngram, at[mine], sets)
+            inputs.texts.give_back(chunk)
 
         def settle(part: tuple[int, int]) -> int:
             first, last = part

@@ -121,9 +121,10 @@ def _texts(inputs: Inputs, members: Members, wanted: Ints) -> Texts:
     for chunk, mine, rows in inputs.texts.places(members.sketch[wanted], members.position[wanted]):
         parts = inputs.texts.parts(chunk)
         sizes[mine] = parts.sizes()[rows]
-        found.append((parts, mine, rows))
+        found.append((chunk, parts, mine, rows))
     at = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     out = np.empty(int(at[-1]), np.uint8)
-    for parts, mine, rows in found:
+    for chunk, parts, mine, rows in found:
         joined_texts(parts, rows, out, at[mine])
+        inputs.texts.give_back(chunk)
     return out, at

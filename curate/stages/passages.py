@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.foundation.errors import DataError
+from curate.mapping import Mapped, nothing
 from curate.shingles import Parts
 from curate.stages.text import unfold
 
@@ -46,6 +48,7 @@ class Passages:
         self.key = key
         self.scratch = scratch
         self.chunks: list[Any] = []
+        self._pages: list[Callable[[], None]] = []  # gives back those of a chunk
         self.starts: list[Ints] = [np.zeros(0, np.int64)] * len(homes)  # where each chunk of a sketch begins
         self.first: list[int] = [0] * len(homes)  # its first chunk
         self.sorted: dict[int, tuple[Ints, Ints]] = {}  # of sketches read by id: positions in order, and their rows
@@ -56,18 +59,20 @@ class Passages:
         for number in np.unique(sketch).tolist():
             home = self.homes[number]
             if home.kept is not None:
-                table = home.kept if isinstance(home.kept, pa.Table) else _mapped(home.kept)
+                kept = home.kept if isinstance(home.kept, pa.Table) else Mapped(home.kept)
             else:
                 mine = np.flatnonzero(sketch == number)
-                table, order = self._collected(home, ids.take(pa.array(mine)))
+                kept, order = self._collected(home, ids.take(pa.array(mine)))
                 ranked = np.argsort(position[mine][order], kind="stable")
                 self.sorted[number] = position[mine][order][ranked], ranked
+            table = kept.table if isinstance(kept, Mapped) else kept
             batches = [batch for batch in table.select(["messages"]).to_batches() if batch.num_rows]
             self.first[number] = len(self.chunks)
             self.starts[number] = np.concatenate([[0], np.cumsum([b.num_rows for b in batches])]).astype(np.int64)
             self.chunks += batches
+            self._pages += [partial(kept.give_back, one) if isinstance(kept, Mapped) else nothing for one in batches]
 
-    def _collected(self, home: Home, ids: Any) -> tuple[pa.Table, Ints]:
+    def _collected(self, home: Home, ids: Any) -> tuple[Mapped, Ints]:
         """The messages of `ids`, gathered from Parquet into a mapped file, and which id each row has."""
         import pyarrow.parquet as pq
 
@@ -94,11 +99,12 @@ class Passages:
                 f"{home.name}: {int(waiting.sum()):,} records that were compared are not there",
                 hint="the folder was changed by hand; make it again with --overwrite",
             )
-        return _mapped(Path(file.name)), np.concatenate(places)
+        return Mapped(Path(file.name)), np.concatenate(places)
 
     def close(self) -> None:
         """Drop what `open` mapped and wrote."""
         self.chunks.clear()
+        self._pages.clear()
         for file in self._open:
             file.close()
 
@@ -129,7 +135,6 @@ class Passages:
         """The key texts of a chunk, as views."""
         return self.key(unfold(pa.Table.from_batches([self.chunks[chunk]])))
 
-
-def _mapped(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
+    def give_back(self, chunk: int) -> None:
+        """Drop the pages of a chunk from this process; what is read again comes from the page cache."""
+        self._pages[chunk]()
