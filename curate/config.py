@@ -1,9 +1,9 @@
 """Settings: one recipe file, `--set`, flags; every value knows where it came from.
 
-A recipe is one YAML file with sections `sources`, `curate`, `pack`, `train`, `eval` (and a `smoke` overlay and a
-`sweep`, read by `gristmill run` and `gristmill sweep`). Each command resolves its own section: flag > --set > recipe > inherited > default. What a command resolved is recorded in
-its output and inherited downstream, so three bare commands fit one model. Unknown keys are errors that name the
-nearest known key; duplicate YAML keys are errors too.
+A recipe is one YAML file with sections `sources`, `curate`, `pack`, `train`, `eval`, and two that `gristmill run` and
+`gristmill sweep` read: a `smoke` overlay and a `sweep`. Each command resolves its own section: flag > --set > recipe >
+inherited > default. What a command resolved is recorded in its output and inherited downstream, so three bare commands
+fit one model. Unknown keys are errors that name the nearest known key; duplicate YAML keys are errors too.
 """
 
 from __future__ import annotations

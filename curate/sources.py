@@ -30,7 +30,8 @@ class SourceSettings(BaseModel):
     """How one source is read; everything has a default, so most sources need no entry.
 
     `path` is a folder, a file or `hf://name@revision` (`config` names one of several configurations there); `fields`
-    maps names we know to columns of the data; `system`, `user` and `assistant` are format strings over columns; `format` forces a format (`text` is never guessed).
+    maps names we know to columns of the data; `system`, `user` and `assistant` are format strings over columns;
+    `format` forces a format (`text` is never guessed).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

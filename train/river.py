@@ -7,197 +7,21 @@ steps cost; what a recipe needs from the hub is looked for before the first of t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import yaml
 
-from curate.config import SECTIONS, load_recipe, merge, parse_sets, recipe_names, validate
 from curate.foundation.console import Console
-from curate.foundation.errors import DataError, Offline, UsageError
+from curate.foundation.errors import DataError, UsageError
 from curate.foundation.executor import Spread
 from curate.foundation.store import MANIFEST, replacing
+from train.needing import require
+from train.resolving import River
 
-if TYPE_CHECKING:
-    from pack.config import PackConfig
-    from train.config import TrainConfig
-    from train.judging import EvalConfig
-
-DEMO: Final = "demo"
 OWN: Final = ("recipe.yaml", "raw", "out", "shards", "run", "before", "after", "cells", "runs")
 Said = tuple[dict[str, Any], str]
-
-
-@dataclass(frozen=True, slots=True)
-class River:
-    """A resolved recipe: its name, its sections, and whether its floors are judged."""
-
-    name: str
-    recipe: dict[str, Any]
-    judged: bool = True
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages of curation."""
-        from curate.settings import CurateConfig
-
-        return validate(CurateConfig, self.recipe.get("curate") or {}, "curate").stages
-
-    @property
-    def train(self) -> TrainConfig:
-        """The settings of `train run`."""
-        from train.config import TrainConfig
-
-        return validate(TrainConfig, self.recipe.get("train") or {}, "train")
-
-    @property
-    def pack(self) -> PackConfig:
-        """The settings of `pack build`."""
-        from pack.config import PackConfig
-
-        return validate(PackConfig, self.recipe.get("pack") or {}, "pack")
-
-    @property
-    def eval(self) -> EvalConfig:
-        """What is asked before and after; raises `UsageError` for a floor of a task that is not asked."""
-        from train.judging import EvalConfig
-
-        config = validate(EvalConfig, self.recipe.get("eval") or {}, "eval")
-        if missing := config.missing():
-            asked = ", ".join(config.tasks) or "nothing"
-            raise UsageError(f"eval.expect.{missing[0]}: no task of that name", hint=f"asked: {asked}")
-        return config
-
-    def check(self) -> None:
-        """Raise `UsageError` for a section that cannot be read, before anything is done."""
-        from curate.sources import SourceSettings
-
-        for name, values in (self.recipe.get("sources") or {}).items():
-            validate(SourceSettings, values or {}, f"sources.{name}")
-        _ = self.stages, self.pack, self.train, self.eval
-
-
-def resolve(name: str, sets: Sequence[str] = (), *, smoke: bool = False) -> River:
-    """The recipe `name` (shipped, or a file) with its overlay and `sets`, every section checked.
-
-    Where `eval.data` has a local copy of an eval set, decontamination compares with that copy too. A smoke run has the
-    floors of the whole model only where `--set` repeats them.
-    """
-    if name == DEMO:
-        raise UsageError("the demo makes its own data", hint="run it with: gristmill demo")
-    title, recipe = load_recipe(name)
-    overlay = recipe.pop("smoke", {})
-    if smoke and not overlay:
-        raise UsageError(f"recipe {title} has no smoke: section", hint="run it without --smoke")
-    given: dict[str, Any] = {}
-    for item in sets:
-        head = item.partition("=")[0].partition(".")[0].strip()
-        if head not in (*SECTIONS, "sweep"):
-            raise UsageError(f"--set {item}: must begin with a section", hint=f"sections: {', '.join(SECTIONS)}")
-        part = parse_sets([item.removeprefix("sweep.") if head == "sweep" else item], SECTIONS[0])
-        given = merge(given, {"sweep": part[SECTIONS[0]]} if head == "sweep" else part)
-    recipe = merge(merge(recipe, overlay if smoke else {}), given)
-    local = (recipe.get("eval") or {}).get("data") or {}
-    cleaning = (recipe.get("curate") or {}).get("decontaminate") or {}
-    if local and cleaning.get("against"):
-        against = [copy for one in cleaning["against"] for copy in (_asked(local[one]) if one in local else [one])]
-        recipe = merge(recipe, {"curate": {"decontaminate": {"against": against}}})
-    judged = not smoke or bool((given.get("eval") or {}).get("expect"))
-    river = River(title + ("-smoke" if smoke else ""), recipe | {"name": title}, judged)
-    river.check()
-    return river
-
-
-def _asked(copy: str) -> list[str]:
-    """The files of a local copy that hold what is asked: those of the test split, where a folder has other splits too."""
-    folder = Path(copy).expanduser()
-    files = sorted(str(path) for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    return [file for file in files if Path(file).name.partition(".")[0].endswith("test")] or [copy]
-
-
-def catalogue() -> Said:
-    """The shipped recipes: name, one line, model, what each needs."""
-    rows = []
-    for name in recipe_names():
-        _, recipe = load_recipe(name)
-        river = River(name, recipe)
-        model = str((recipe.get("train") or {}).get("model", "tiny"))
-        rows.append({"name": name, "about": recipe.get("about", ""), "model": model, "needs": _listed(river)})
-    lines = []
-    for row in rows:
-        lines += [
-            row["name"],
-            f"    {row['about']}",
-            f"    model {row['model']}; needs {', '.join(row['needs']) or 'nothing'}",
-        ]
-    return {"recipes": rows}, "\n".join(lines)
-
-
-def _listed(river: River) -> list[str]:
-    train = river.recipe.get("train") or {}
-    extras = [
-        name for name, wanted in (("the extra lora", train.get("lora")), ("the extra gpu", _eight(train))) if wanted
-    ]
-    return [*dict.fromkeys(address for _, address in needs(river)), *extras]
-
-
-def _eight(train: Mapping[str, Any]) -> bool:
-    return bool(train.get("load_in_4bit")) or train.get("optimizer", "adamw") != "adamw"
-
-
-def needs(river: River) -> list[tuple[str, str]]:
-    """What comes from the hub, as (recipe key that names a local copy, address)."""
-    found = []
-    for name, source in (river.recipe.get("sources") or {}).items():
-        if str((source or {}).get("path") or "").startswith("hf://"):
-            found.append((f"sources.{name}.path", str(source["path"])))
-    for section, key in (("pack", "tokenizer"), ("train", "model")):
-        name = (river.recipe.get(section) or {}).get(key)
-        if name and name not in ("tiny", "embedded") and not Path(str(name)).expanduser().exists():
-            found.append((f"{section}.{key}", str(name)))
-    tasks = (river.recipe.get("eval") or {}).get("tasks") or {}
-    local = (river.recipe.get("eval") or {}).get("data") or {}
-    curate = river.recipe.get("curate") or {}
-    cleaned = (curate.get("decontaminate") or {}).get("against") or () if "decontaminate" in river.stages else ()
-    for name in dict.fromkeys([*(str(task.get("task")) for task in tasks.values()), *cleaned]):
-        if name not in local and not Path(name).expanduser().exists():
-            found.append((f"eval.data.{name}", f"eval set {name}"))
-    return found
-
-
-def require(river: River) -> None:
-    """Raise `Offline` when something is not on this machine and the hub does not answer; within a second."""
-    from curate.sources import reachable
-
-    lost = [(key, address) for key, address in needs(river) if not _here(key, address)]
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    if lost and (offline or not reachable()):
-        names = ", ".join(address for _, address in lost)
-        flags = " ".join(f"--set {key}=PATH" for key, _ in lost)
-        raise Offline(
-            f"not on this machine, and the hub cannot be reached: {names}", hint=f"name local copies: {flags}"
-        )
-
-
-def _here(key: str, address: str) -> bool:
-    """Whether the hub's caches hold it."""
-    if key.startswith("sources."):
-        from curate.sources import cached
-
-        return cached(address.removeprefix("hf://").partition("@")[0])
-    if key.startswith("eval."):
-        from curate.evals import cached as indexed
-        from curate.evals import hub, registry
-
-        name = key.removeprefix("eval.data.")
-        return name in indexed() or hub.kept(registry.entry(name)) is not None
-    from huggingface_hub import try_to_load_from_cache
-
-    file = "tokenizer.json" if key == "pack.tokenizer" else "config.json"
-    return isinstance(try_to_load_from_cache(address, file), str)
 
 
 def folder_of(river: River, given: Path | None) -> Path:
@@ -324,9 +148,10 @@ def curated_and_packed(file: Path, root: Path, console: Console) -> tuple[Path, 
 
 
 def _before(river: River, shards: Path, root: Path, console: Console) -> dict[str, Any]:
+    from pack.shards import ShardManifest
     from train.judging import score_tasks
 
-    config, fingerprint = river.train, (shards / MANIFEST).read_bytes()
+    config, fingerprint = river.train, ShardManifest.read(shards).facts["fingerprint"]
 
     def load() -> tuple[Any, Any]:
         import torch
@@ -342,9 +167,7 @@ def _before(river: River, shards: Path, root: Path, console: Console) -> dict[st
         model = build_model(config, Shards(shards), precision_of(config, device), device).eval()
         return (model if config.load_in_4bit else model.to(device)), Asker.of_shards(shards)
 
-    from curate.foundation.store import digest_bytes
-
-    weights = [config.model, config.tiny.model_dump(), config.seed, digest_bytes(fingerprint)]
+    weights = [config.model, config.tiny.model_dump(), config.seed, fingerprint]
     return score_tasks(river.eval, "before", weights, load, root / "before", console)
 
 

@@ -64,10 +64,10 @@ def run_command(
     quiet: options.Quiet = False,
 ) -> None:
     """A recipe from its sources to the table of before and after; what is complete is skipped, exit 1 under a floor."""
-    from train import river
+    from train import resolving, river
 
     console = Console(as_json=as_json, quiet=quiet)
-    found = river.resolve(recipe, sets or [], smoke=smoke)
+    found = resolving.resolve(recipe, sets or [], smoke=smoke)
     root = river.folder_of(found, folder)
     console.result(*(river.plan(found, root) if dry_run else river.run(found, root, console)))
 
@@ -75,7 +75,7 @@ def run_command(
 @app.command("recipes")
 def recipes_command(as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
     """The shipped recipes: what each does, its model, what it needs from the hub."""
-    from train.river import catalogue
+    from train.needing import catalogue
 
     Console(as_json=as_json, quiet=quiet).result(*catalogue())
 
@@ -91,10 +91,10 @@ def sweep_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Shard sets over size, quality and diversity at equal trained tokens, and the runs they are for."""
-    from train import river, sweeping
+    from train import resolving, river, sweeping
 
     console = Console(as_json=as_json, quiet=quiet)
-    found = river.resolve(recipe, sets or [], smoke=smoke)
+    found = resolving.resolve(recipe, sets or [], smoke=smoke)
     root = river.folder_of(found, folder or Path(f"{found.name}-sweep"))
     console.result(*(sweeping.plan(found, root) if dry_run else sweeping.sweep(found, root, console)))
 

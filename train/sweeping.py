@@ -23,7 +23,9 @@ from curate.foundation.errors import UsageError
 from curate.foundation.executor import Spread
 from curate.foundation.store import replacing
 from pack.config import Count, Window
-from train.river import River, curated, prepared, require
+from train.needing import require
+from train.resolving import River
+from train.river import curated, prepared
 
 Said = tuple[dict[str, Any], str]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -82,7 +84,9 @@ def cells(river: River) -> list[Cell]:
         )
     config = validate(SweepConfig, section, "sweep")
     if river.pack.stages:
-        raise UsageError(f"recipe {river.name} packs stages, and a sweep packs one", hint="choose a recipe without stages")
+        raise UsageError(
+            f"recipe {river.name} packs stages, and a sweep packs one", hint="choose a recipe without stages"
+        )
     counts = config.clusters.count if config.clusters else config.sources or (None,)
     return [_cell(config, *dials) for dials in product(config.size, config.quality, counts)]
 
@@ -108,9 +112,10 @@ def _cell(config: SweepConfig, size: float, window: Window, count: int | None) -
 
 def recipe_of(river: River, cell: Cell) -> dict[str, Any]:
     """The recipe of one cell: the grid's pack settings in place of the recipe's mixture, and its own epochs."""
-    base = {key: value for key, value in (river.recipe.get("pack") or {}).items() if key not in cell.pack}
-    train = {key: value for key, value in (river.recipe.get("train") or {}).items() if key != "max_steps"}
-    parts = {"name": f"{river.recipe['name']}-{cell.name}", "pack": base | cell.pack, "train": train | {"epochs": cell.epochs}}
+    base = river.recipe.get("pack") or {}
+    # Said, not left out: what is left out would be inherited from the curated folder.
+    train = {**(river.recipe.get("train") or {}), "epochs": cell.epochs, "max_steps": None}
+    parts = {"name": f"{river.recipe['name']}-{cell.name}", "pack": base | cell.pack, "train": train}
     rest = {key: value for key, value in river.recipe.items() if key not in ("pack", "train", "sweep", "name")}
     return merge(rest, parts)
 
@@ -162,7 +167,10 @@ def _facts(root: Path, cell: Cell) -> dict[str, Any]:
 
 def _lines(root: Path, grid: Sequence[Cell], rows: Sequence[dict[str, Any]] = ()) -> list[str]:
     wide = max(len(cell.name) for cell in grid)
-    lines = [f"{'shard set':<{wide}} {'trained, packed':>16} {'epochs':>8} {'trained, seen':>14}" + ("  drawn" if rows else "")]
+    lines = [
+        f"{'shard set':<{wide}} {'trained, packed':>16} {'epochs':>8} {'trained, seen':>14}"
+        + ("  drawn" if rows else "")
+    ]
     for number, cell in enumerate(grid):
         row = rows[number] if rows else {}
         packed = row.get("trained_packed", cell.packed)

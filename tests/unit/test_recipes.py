@@ -15,13 +15,15 @@ from curate.foundation.errors import Offline, UsageError
 from curate.record import Message, Record, to_table
 from pack.template import Renderer
 from pack.tokenizing import Tokenizer
-from train import river, schedules, starting
+from train import schedules, starting
 from train.checkpoint import Progress
 from train.data import Shards
 from train.judging import EvalConfig, below, figures_of, items_of, limit
 from train.model import _in_4bit, precision_of
+from train.needing import require
 from train.optimizing import make_optimizer
 from train.plan import make_plan
+from train.resolving import resolve
 from train.watching import judge
 
 PUBLISHED = [name for name in recipe_names() if name != "demo"]
@@ -73,8 +75,13 @@ def _mappings(value):
 def sized(key):
     """Whether a key says how big something is: the model, its vocabulary, rows, steps, items, answers."""
     last = key.rpartition(".")[2]
-    return key in SIZE or (key.startswith("eval.tasks.") and last in ("n", "max_new_tokens")) or (
-        key.startswith("pack.stages.") and key.partition("stages.")[2][2:] in ("ctx", "total.tokens", "lengths.long.over")
+    return (
+        key in SIZE
+        or (key.startswith("eval.tasks.") and last in ("n", "max_new_tokens"))
+        or (
+            key.startswith("pack.stages.")
+            and key.partition("stages.")[2][2:] in ("ctx", "total.tokens", "lengths.long.over")
+        )
     )
 
 
@@ -111,7 +118,7 @@ def live(tiny_shards, tmp_path):
     """What `train run` is made of: (river, plan over shards of full size, live objects)."""
 
     def make(name, shards):
-        found = river.resolve(name)
+        found = resolve(name)
         plan = make_plan(found.train, shards, chosen=True)
         return found, plan, starting.make(found.train.model_copy(update=STANDS_IN), tiny_shards, plan, tmp_path)
 
@@ -174,7 +181,9 @@ def test_math_mixes_are_fixed_totals_of_ten_epochs_of_mu_instruct(name, times, l
     rules = found.pack.rules()
     assert rules["muInstruct"].epochs == 10
     fills = {source: rules[source].fill_to for source in ("camel-math", "openhermes")[: len(times)]}
-    assert [fill.times for fill in fills.values()] == times and all(fill.of == ("muInstruct",) for fill in fills.values())
+    assert [fill.times for fill in fills.values()] == times and all(
+        fill.of == ("muInstruct",) for fill in fills.values()
+    )
     assert set(found.recipe["sources"]) == {"muInstruct", *fills}
     assert group(made)["initial_lr"] == 5e-5 and plan.rows == 256 and plan.epochs == 1
     assert found.eval.tasks["hungarian-exam"].task == "hungarian-exam" and found.eval.tasks["hungarian-exam"].n is None
@@ -204,7 +213,7 @@ def test_reasoning_lora_7b(live):
 
 
 def test_reasoning_stops_after_three_evaluations_that_gain_no_more_than_a_thousandth():
-    config, progress = river.resolve("reasoning-lora-7b").train, Progress(step=100)
+    config, progress = resolve("reasoning-lora-7b").train, Progress(step=100)
     for loss in (1.0, 0.9992, 0.9991):
         judge(progress, loss, config)
         assert not progress.stopped
@@ -216,7 +225,7 @@ def test_reasoning_bounds_are_inclusive_and_unfinished_answers_go():
     from curate.settings import CurateConfig
     from curate.stages.registry import map_stages
 
-    found = river.resolve("reasoning-lora-7b")
+    found = resolve("reasoning-lora-7b")
     config = CurateConfig.model_validate(found.recipe["curate"])
     assert config.stages == ("length", "quality", "exact", "decontaminate") and config.exact.key == "conversation"
     fixes = config.quality.fix
@@ -238,7 +247,7 @@ def removed(stage, rows):
 
 
 def test_reasoning_is_judged_on_a_hundred_problems_by_generation_rate_and_relative_gain(tmp_path):
-    config = river.resolve("reasoning-lora-7b").eval
+    config = resolve("reasoning-lora-7b").eval
     task = config.tasks["code-contests"]
     assert (task.n, task.execute, config.seed) == (100, True, 42)
     floors = {name: limit(floor) for name, floor in figures_of(config.expect["code-contests"]).items()}
@@ -273,7 +282,7 @@ def test_smol_sft_leaves_out_function_calling_and_the_hardest_rows():
     from curate.settings import CurateConfig
     from curate.stages.registry import map_stages
 
-    config = CurateConfig.model_validate(river.resolve("smol-sft").recipe["curate"])
+    config = CurateConfig.model_validate(resolve("smol-sft").recipe["curate"])
     said = [Message("user", "What is it?"), Message("assistant", "A mill.")]
     rows = [
         Record("s", "s", 0, said),
@@ -328,7 +337,7 @@ def test_gsm8k(name, live):
 
 
 def test_gsm8k_is_asked_four_ways_with_a_hundred_rows(tmp_path):
-    config = river.resolve(GSM8K[0]).eval
+    config = resolve(GSM8K[0]).eval
     for split, numbers in (("test", range(150)), ("train", range(150, 180))):
         rows = [{"question": f"{n} plus 1?", "answer": f"{n} + 1\n#### {n + 1}"} for n in numbers]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -344,7 +353,7 @@ def test_gsm8k_is_asked_four_ways_with_a_hundred_rows(tmp_path):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_number_has_its_document_and_every_recipe_its_floors_and_overlay(name):
-    text = (Path(river.__file__).parents[1] / "curate" / "recipes" / f"{name}.yaml").read_text()
+    text = (Path(__file__).parents[2] / "curate" / "recipes" / f"{name}.yaml").read_text()
     assert "[design] is" in text and text.count("[design]") + text.count("[report]") >= 5
     _, recipe = load_recipe(name)
     assert "expect" in recipe["eval"] and recipe["smoke"] and recipe["about"]
@@ -354,19 +363,19 @@ def test_every_number_has_its_document_and_every_recipe_its_floors_and_overlay(n
 
 def test_a_floor_of_a_task_that_is_not_asked_is_refused():
     with pytest.raises(UsageError, match="no task of that name"):
-        river.resolve("gsm8k-full-main", ["eval.expect.others=0.5"])
+        resolve("gsm8k-full-main", ["eval.expect.others=0.5"])
     with pytest.raises(UsageError, match="unknown figure"):
-        river.resolve("gsm8k-full-main", ["eval.expect.zero-shot.beauty=0.5"])
+        resolve("gsm8k-full-main", ["eval.expect.zero-shot.beauty=0.5"])
     assert EvalConfig(expect={"a": 0.5}).missing() == ["a"]
 
 
 def test_a_set_without_a_section_is_refused():
     with pytest.raises(UsageError, match="section"):
-        river.resolve("gsm8k-full-main", ["lr=1"])
+        resolve("gsm8k-full-main", ["lr=1"])
 
 
 def test_without_the_hub_a_recipe_says_what_to_name_and_how(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(Offline) as caught:
-        river.require(river.resolve("math-instruct-7b"))
+        require(resolve("math-instruct-7b"))
     assert "--set sources.muInstruct.path=" in caught.value.hint and "--set train.model=" in caught.value.hint
