@@ -25,6 +25,7 @@ import argparse
 import gzip
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -201,14 +202,15 @@ def _edited(text: str, share: float, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def timed(command: list[str], limit: float, **more: str) -> tuple[float, str]:
-    """Wall seconds and stdout of a command."""
+def timed(command: list[str], limit: float, **more: str) -> tuple[float, float, str]:
+    """Wall seconds, CPU seconds of it and its processes, and stdout of a command."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", **more}
-    began = time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit, env=environment)
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:5])}: exit {done.returncode}\n{done.stderr[-3000:]}")
-    return time.perf_counter() - began, done.stdout
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 def ours(raw: Path, work: Path, asked: argparse.Namespace, evals: list[str]) -> dict[str, Any]:
@@ -220,9 +222,9 @@ def ours(raw: Path, work: Path, asked: argparse.Namespace, evals: list[str]) -> 
     against = [word for path in evals for word in ("--against", path)]
     against.append("--allow-wipeout")  # most of T0 is one passage under many prompts
     spread = ["--workers", str(asked.workers), "--quiet"]
-    filtered = timed([*python, "curate", "filter", str(raw), str(out), *against, *spread], asked.limit)[0]
+    filtered, one, _ = timed([*python, "curate", "filter", str(raw), str(out), *against, *spread], asked.limit)
     words = ["--tokenizer", str(asked.tokenizer), "--ctx", str(CTX), "--eval-fraction", "0", *spread]
-    packed = timed([*python, "pack", "build", str(out), str(shards), *words], asked.limit)[0]
+    packed, two, _ = timed([*python, "pack", "build", str(out), str(shards), *words], asked.limit)
     checked = sum(
         timed([*python, name, "verify", str(folder)], asked.limit)[0]
         for name, folder in (("curate", out), ("pack", shards))
@@ -235,7 +237,7 @@ def ours(raw: Path, work: Path, asked: argparse.Namespace, evals: list[str]) -> 
         left -= stage["removed"]
         stages[stage["name"]] = left
     return {
-        "seconds": filtered + packed, "filter": filtered, "build": packed, "verify": checked, "stages": stages,
+        "seconds": filtered + packed, "cpu": one + two, "filter": filtered, "build": packed, "verify": checked, "stages": stages,
         "kept": train["segments"], "rows": train["rows"], "tokens": train["tokens"],
         "engine": split["engine"]["engine"],
     }  # fmt: skip
@@ -249,8 +251,8 @@ def chain(raw: Path, work: Path, asked: argparse.Namespace, questions: Path, pee
     script = work / "chain.py"  # a file: its functions go to other processes
     script.write_text(CHAIN, "utf-8")
     command = [sys.executable, "-P", str(script), str(raw), str(asked.tokenizer), str(questions), str(out)]
-    seconds, said = timed(command, asked.limit, PYTHONPATH=str(peers), HF_HOME=str(work / "hf"))
-    return {"seconds": seconds, **json.loads(said.strip().splitlines()[-1])}
+    seconds, cpu, said = timed(command, asked.limit, PYTHONPATH=str(peers), HF_HOME=str(work / "hf"))
+    return {"seconds": seconds, "cpu": cpu, **json.loads(said.strip().splitlines()[-1])}
 
 
 def rensa(folder: Path) -> Path:
@@ -302,15 +304,14 @@ def report(rounds: list[dict[str, dict[str, Any]]], kinds: dict[str, int], size:
     rows = sum(kinds.values())
     print(f"{rows:,} rows, {size / 1e6:,.0f} MB ({', '.join(f'{name} {n:,}' for name, n in kinds.items())}); "
           f"{items:,} evaluation questions; {len(rounds)} rounds, medians\n")  # fmt: skip
-    print(
-        "| what | wall s | rows/s | records packed | packed rows | tokens | fill |\n|---|---:|---:|---:|---:|---:|---:|"
-    )
+    print("| what | wall s | CPU s | rows/s | records packed | packed rows | tokens | fill |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, label in (("ours", "`curate filter` + `pack build`"), ("chain", "the scripted chain")):
-        seconds = _median(rounds, name, "seconds")
+        seconds, cpu = _median(rounds, name, "seconds"), _median(rounds, name, "cpu")
         last = rounds[-1][name]
         fill = last["tokens"] / (last["rows"] * CTX)
-        print(f"| {label} | {seconds:.1f} | {rows / seconds:,.0f} | {last['kept']:,} | {last['rows']:,} "
-              f"| {last['tokens']:,} | {fill:.2%} |")  # fmt: skip
+        print(f"| {label} | {seconds:.1f} | {cpu:.1f} | {rows / seconds:,.0f} | {last['kept']:,} "
+              f"| {last['rows']:,} | {last['tokens']:,} | {fill:.2%} |")  # fmt: skip
     ratios = [one["chain"]["seconds"] / one["ours"]["seconds"] for one in rounds]
     print(
         f"\nratio, paired: {statistics.median(ratios):.1f}x (rounds: {', '.join(f'{r:.1f}' for r in ratios)}; aim: 8x)"
