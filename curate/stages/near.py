@@ -93,7 +93,7 @@ def open_sketches(
     batches, owners, give_back, live = [], [], [], [np.empty(0, np.bool_)]
     for number, item in enumerate(sketches):
         mapped = Mapped(item) if isinstance(item, Path) else None
-        table = mapped.table if mapped is not None else item
+        table: pa.Table = item if mapped is None else mapped.table
         name = folders[number] or (item.name if isinstance(item, Path) else f"sketch {number}")
         check_stamp(table.schema, settings, name)
         for batch in table.to_batches():

@@ -129,8 +129,9 @@ def resolve_all(
     events = Events() if console is None else console.events
     for stage, reducer in reducers.items():
         events.emit("stage", stage=f"deciding {stage}", of=1, unit="decisions")
-        for line in said_afresh(config.previous, stage) if console is not None and stage in WORKING else ():
-            console.say(line)
+        if console is not None and stage in WORKING:
+            for line in said_afresh(config.previous, stage):
+                console.say(line)
         paths = [store.path(sketch_name(stage, unit, config)) for unit in units]
         resolved = reducer.resolve(paths, config.priority, gone)
         said[stage] = reducer.facts(resolved)
