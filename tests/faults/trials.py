@@ -95,9 +95,11 @@ class Trial:
         self.process.join()
         return self.process.exitcode == -signal.SIGKILL
 
-    def end(self, seconds=240):
+    def end(self, seconds=120):
         """What came of it; a trial that hangs is killed, and fails the test."""
         if not wait([self.process.sentinel], seconds):
+            self.signal(signal.SIGUSR1)  # where each thread is, into what it said
+            self.running(2.0)
             self.kill()
             raise AssertionError(f"hangs: {self._read()}")
         self.process.join()
@@ -145,11 +147,13 @@ def child(program, words, cwd, fault, env):
         os.dup2(handle, number)
         os.close(handle)
     sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+    import faulthandler
     import importlib
     import tempfile
 
     from curate.foundation.console import run as run_app
 
+    faulthandler.register(signal.SIGUSR1)
     tempfile.tempdir = None
     app = importlib.import_module(f"{program}.cli").app
     sys.argv = [program, *words]
