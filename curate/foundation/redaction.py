@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 _PREFIXED: Final = (
-    r"(?:sk|pk|rk)[-_](?=[A-Za-z_-]*+\d)[A-Za-z0-9_-]{16,}+"  # OpenAI, Anthropic, Stripe
+    r"(?:sk|pk|rk)[-_](?=[A-Za-z_-]{0,80}+\d)[A-Za-z0-9_-]{16,}+"  # OpenAI, Anthropic, Stripe
     r"|gh[pousr]_[A-Za-z0-9]{30,}+|github_pat_[A-Za-z0-9_]{22,}+|glpat-[A-Za-z0-9_-]{18,}+"
     r"|hf_[A-Za-z0-9]{30,}+|npm_[A-Za-z0-9]{36,}+|pypi-Ag[A-Za-z0-9_-]{40,}+|dckr_pat_[A-Za-z0-9_-]{20,}+"
     r"|xox[abeoprs]-[A-Za-z0-9-]{10,}+|xapp-[A-Za-z0-9-]{16,}+|dop_v1_[a-f0-9]{40,}+|shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"
@@ -19,8 +19,8 @@ _PREFIXED: Final = (
     r"|ya29\.[A-Za-z0-9_-]{20,}+|SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}+|SK[0-9a-f]{32}(?![0-9a-f])"
     r"|eyJ[A-Za-z0-9_-]{10,}+\.eyJ[A-Za-z0-9_-]{10,}+\.[A-Za-z0-9_-]{10,}+"  # JSON Web Token, RFC 7519
 )
-_NAMED: Final = r"(?i:password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key|client[_-]?secret|private[_-]?key)"
-_VALUE: Final = r"(?=[A-Za-z/+=_.-]*+\d)(?=[0-9/+=_.-]*+[A-Za-z])[A-Za-z0-9/+=_.-]{12,}+"
+_NAMED: Final = r"(?i:passw(?:or)?d|pwd|secret|token|(?:api|access|account|private)[_-]?key)"
+_VALUE: Final = r"(?=[A-Za-z/+=_.-]{0,80}+\d)(?=[0-9/+=_.-]{0,80}+[A-Za-z])[A-Za-z0-9/+=_.-]{12,}+"
 _CARD: Final = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
 _PATTERNS: Final = (
     (

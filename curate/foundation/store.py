@@ -273,6 +273,8 @@ class Store:
             raise DataError(f"{path}: not a manifest ({error})", hint="rebuild the folder") from error
         if altered:
             raise DataError(f"{path}: the manifest was altered", hint="rebuild the folder, or restore it from a copy")
+        if not _names_files(manifest):
+            raise DataError(f"{path}: not a manifest (it names no files)", hint="rebuild the folder")
         if manifest.get("kind") != self.kind:
             found = manifest.get("kind")
             raise UsageError(f"{self.root} holds {found}, not {self.kind}", hint="name another folder")
@@ -347,6 +349,15 @@ class Store:
             return holder if started(holder["pid"]) == holder["boot"] and holder["boot"] else None
         except (KeyError, TypeError):  # not a lock of ours
             return None
+
+
+def _names_files(manifest: dict[str, Any]) -> bool:
+    """Whether `files` is what `commit` writes: sizes and digests by name."""
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        return False
+    sized = (isinstance(entry, dict) and {"bytes", "digest"} <= entry.keys() for entry in files.values())
+    return all(sized) and all(type(entry["bytes"]) is int for entry in files.values())
 
 
 def started(pid: int) -> str:

@@ -72,7 +72,6 @@ def test_a_folder_where_every_row_is_broken_is_quarantined_whole(run, tmp_path):
 MISTAKES = [
     ("curate", "filter", "out", "new"),
     ("curate", "filter", "", "new"),
-    ("curate", "filter", "s3://bucket/x", "new"),
     ("curate", "filter", "raw", "new", "--only", "exact", "--skip", "exact"),
     ("curate", "filter", "raw", "new", "--set", "sources=3"),
     ("curate", "filter", "raw", "new", "--set", "pack=3"),

@@ -25,7 +25,7 @@ def tree(root):
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != EVENTS  # the one file that holds the clock
+        if path.is_file() and path.name != ".events.jsonl"  # the one file that holds the clock
     }
 
 
