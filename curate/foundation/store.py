@@ -30,6 +30,7 @@ MANIFEST = "manifest.json"
 UNITS = ".units"
 LOCK = ".lock"
 ABOUT = "remote.json"
+EVENTS = ".events.jsonl"  # written by events.py
 TEMP = re.compile(r"^\.[^/]*\.tmp-[0-9a-f]{12}$")
 BLOCK = 1 << 22
 
@@ -330,8 +331,8 @@ class Store:
             yield
         finally:
             path.unlink(missing_ok=True)
-            if fresh and not any(self.root.iterdir()):  # a mistake found under the lock leaves nothing behind
-                self.root.rmdir()
+            if fresh and {entry.name for entry in self.root.iterdir()} <= {EVENTS}:
+                shutil.rmtree(self.root)  # a mistake found under the lock leaves nothing behind
 
     def holder(self) -> dict[str, Any] | None:
         """Who holds the lock now; None when nobody alive does."""

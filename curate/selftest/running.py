@@ -22,6 +22,7 @@ from curate.curated import CuratedUnit, open_folder
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
 from curate.foundation.executor import Inline
+from curate.foundation.store import digest_file, digest_of
 from curate.pipeline import Work, run
 from curate.record import Record, from_row, to_table
 from curate.selftest.measuring import Alike, Promise, promises
@@ -163,7 +164,8 @@ def _run(sample: Sequence[Record], groups: Sequence[Group], config: CurateConfig
     with tempfile.TemporaryDirectory(prefix="gristmill-selftest-") as name:
         raw, target = Path(name) / "planted.parquet", Path(name) / "out"
         pq.write_table(to_table(used.values()), raw)
-        unit = CuratedUnit("planted", "planted.parquet", "selftest", name, (raw.name,), "selftest")
+        digest = digest_of([[raw.name, digest_file(raw)]])
+        unit = CuratedUnit("planted", raw.name, "selftest", name, (raw.name,), digest)
         manifest = run(Work(target, [unit], config), Inline(), _Muted(quiet=True), "curate selftest")
         removed: dict[str, tuple[str, str]] = {}
         for file in manifest["files"]:

@@ -21,8 +21,8 @@ from shards_fixture import write_shards
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, LockHeld, MachineError, UsageError
 from curate.foundation.store import Store
+from pack.following import places
 from pack.shards import ShardManifest
-from pack.show import places
 from train import checkpoint
 from train.config import TinySettings, TrainConfig
 from train.running import train

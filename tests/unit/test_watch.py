@@ -13,8 +13,8 @@ from shards_fixture import write_shards
 from curate.config import validate
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, MissingExtra, UsageError
+from pack.following import places
 from pack.shards import ShardManifest
-from pack.show import places
 from train import loop, tracking
 from train.config import TinySettings, TrainConfig
 from train.running import train
