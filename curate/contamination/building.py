@@ -20,7 +20,7 @@ from curate.compiled import compiled
 from curate.contamination.index import EvalIndex
 from curate.contamination.lookup import build
 from curate.contamination.rules import Rules, needed
-from curate.contamination.scan import TAIL, Plan, _grams
+from curate.contamination.scan import TAIL, Plan, _grams, run_hashes
 from curate.contamination.tokens import Tokens, tokenise
 from curate.splitting import Hashes, Ints
 from curate.stages.text import joined
@@ -93,6 +93,7 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
         runs=short | exact | answered,
         word_at=asked.tokens.word_at,
         words=asked.tokens.words,
+        run_hash=run_hashes(asked.tokens.words, asked.tokens.word_at),
         tails=lengths,
     )
     return EvalIndex(

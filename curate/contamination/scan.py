@@ -40,6 +40,8 @@ HALF: Final = np.uint64(32)
 NO_SIGNS: Final = np.zeros(0, np.uint64)
 NO_SIGNS.flags.writeable = False
 TAIL: Final = 3  # words at the end of a run that are looked up
+PLAIN_RUN: Final = 16  # a run of more words is compared only where its hash agrees
+MOST_RUNS: Final = 4_096  # of one item in one text; one that is there more often is there
 WIDTH: Final = 6  # of a hit: message, kind, key or item, value, first word, last word + 1
 
 
@@ -49,7 +51,8 @@ class Plan(NamedTuple):
     `size` and `every` are of the n-gram tables: tokens an n-gram, and 1 where operators count. Key k of any set stands
     for the items `owner[owner_at[k]:owner_at[k+1]]`. Item i has the distinct bigrams `bigrams[bigram_at[i]:...]`, rarest
     first; `allowed[i]` may be missing (-1: the rule is not for it) from a window of `window[i]` words. `runs[i]` says
-    whether its words `words[word_at[i]:word_at[i+1]]` are sought as a run. `tails` has 1 where runs end in that many words.
+    whether its words `words[word_at[i]:word_at[i+1]]`, whose polynomial hash is `run_hash[i]`, are sought as a run. `tails`
+    has 1 where runs end in that many words.
     """
 
     sets: Sets
@@ -64,6 +67,7 @@ class Plan(NamedTuple):
     runs: NDArray[np.bool_]
     word_at: Ints
     words: Hashes
+    run_hash: Hashes
     tails: Ints
 
 
@@ -77,6 +81,8 @@ class Scratch(NamedTuple):
     places: Ints
     owners: Ints
     counts: Ints
+    met: Ints
+    times: Ints
 
 
 @compiled
@@ -113,13 +119,18 @@ def _put(out: Any, at: int, message: int, kind: int, key: int, value: int, start
 
 @compiled
 def _chain(bigrams: Hashes, count: int, slots: NDArray[np.int32], following: NDArray[np.int32]) -> np.uint64:
-    """Index the bigrams of a text: `slots` holds the first place of each, `following` the next one of the same."""
+    """Index the bigrams of a text: `slots` holds the first place of each, `following` the next one of the same.
+
+    Of equal bigrams in a row only the first and the last are there: a window between them holds no other.
+    """
     room = 16
     while room < 2 * count:
         room *= 2
     mask = np.uint64(room - 1)
     slots[:room] = -1
     for item in range(count - 1, -1, -1):  # from the end, so that chains run forward
+        if 0 < item < count - 1 and bigrams[item - 1] == bigrams[item] and bigrams[item + 1] == bigrams[item]:
+            continue
         at = bigrams[item] & mask
         while slots[at] >= 0 and bigrams[slots[at]] != bigrams[item]:
             at = (at + np.uint64(1)) & mask
@@ -186,7 +197,7 @@ def _bigrams(plan: Plan, which: int, words: int, message: int, scratch: Scratch,
     mask = np.uint64(0)
     for place in range(count):
         key = scratch.grams[place]
-        if not maybe(plan.sets, which, key):
+        if (place and scratch.grams[place - 1] == key) or not maybe(plan.sets, which, key):
             continue
         number = find(plan.sets, which, key)
         if number < 0:
@@ -207,11 +218,61 @@ def _bigrams(plan: Plan, which: int, words: int, message: int, scratch: Scratch,
 
 
 @compiled
-def _runs(plan: Plan, which: int, words: Hashes, count: int, message: int, grams: Hashes, out: Any, at: int) -> int:
+def _power(exponent: int) -> np.uint64:
+    """POWER to the `exponent`."""
+    out, base = np.uint64(1), POWER
+    while exponent:
+        if exponent & 1:
+            out *= base
+        base *= base
+        exponent >>= 1
+    return out
+
+
+@compiled
+def run_hashes(words: Hashes, at: Ints) -> Hashes:
+    """The polynomial hash of each item's words, as `_same` compares it."""
+    out = np.zeros(at.size - 1, np.uint64)
+    for item in range(at.size - 1):
+        for place in range(at[item], at[item + 1]):
+            out[item] = out[item] * POWER + words[place]
+    return out
+
+
+@compiled
+def _prefixes(words: Hashes, count: int) -> Hashes:
+    """The polynomial hash of the first n words, for every n."""
+    out = np.empty(count + 1, np.uint64)
+    out[0] = 0
+    for item in range(count):
+        out[item + 1] = out[item] * POWER + words[item]
+    return out
+
+
+@compiled
+def _same(plan: Plan, item: int, words: Hashes, start: int, length: int, prefixes: Hashes) -> bool:
+    """Whether a text's words from `start` are those of an item; long ones are compared only where their hash agrees."""
+    begin = plan.word_at[item]
+    if length > PLAIN_RUN:
+        for j in range(length - PLAIN_RUN, length):
+            if words[start + j] != plan.words[begin + j]:
+                return False
+        if prefixes[start + length] - prefixes[start] * _power(length) != plan.run_hash[item]:
+            return False
+    for j in range(length - 1, -1, -1):  # noqa: SIM110 - compiled: a loop is what numba takes
+        if words[start + j] != plan.words[begin + j]:
+            return False
+    return True
+
+
+@compiled
+def _runs(plan: Plan, which: int, words: Hashes, count: int, message: int, scratch: Scratch, out: Any, at: int) -> int:
     """Add the items whose words stand in a text one after the other."""
+    prefixes = np.empty(0, np.uint64)
     for size in range(1, TAIL + 1):
         if not plan.tails[size]:
             continue
+        grams = scratch.grams
         made = _grams(words, count, size, grams)
         for place in range(made):
             if not maybe(plan.sets, which, grams[place]):
@@ -221,16 +282,17 @@ def _runs(plan: Plan, which: int, words: Hashes, count: int, message: int, grams
                 continue
             for k in range(plan.owner_at[number], plan.owner_at[number + 1]):
                 item = plan.owner[k]
-                begin, length = plan.word_at[item], plan.word_at[item + 1] - plan.word_at[item]
+                length = plan.word_at[item + 1] - plan.word_at[item]
                 start = place + size - length
                 if start < 0 or (size < TAIL and size != length):
                     continue
-                same = True
-                for j in range(length - 1, -1, -1):
-                    if words[start + j] != plan.words[begin + j]:
-                        same = False
-                        break
-                if same:
+                if length > PLAIN_RUN and prefixes.size == 0:
+                    prefixes = _prefixes(words, count)
+                if scratch.met[item] != message:
+                    scratch.met[item] = message
+                    scratch.times[item] = 0
+                if scratch.times[item] < MOST_RUNS and _same(plan, item, words, start, length, prefixes):
+                    scratch.times[item] += 1
                     at = _put(out, at, message, RUN, item, length, start, start + length)
     return at
 
@@ -246,12 +308,14 @@ def _one(
         made = _grams(every, count, size, grams) if plan.every[table] else _grams(words, said, size, grams)
         base, mask = np.uint64(plan.sets.filter_at[table]), plan.sets.mask[table]
         for place in range(made):
+            if 0 < place < made - 1 and grams[place - 1] == grams[place] and grams[place + 1] == grams[place]:
+                continue  # one symbol over and over: its ends say all there is to say
             if passes(plan.sets.filter, base, mask, grams[place]):
                 number = find(plan.sets, table, grams[place])
                 if number >= 0:
                     at = _put(out, at, message, table, number, 1, place, place + size)
     if plan.tails[0]:
-        at = _runs(plan, plan.size.size + 1, words, said, message, grams, out, at)
+        at = _runs(plan, plan.size.size + 1, words, said, message, scratch, out, at)
     if plan.bigrams.size:
         _grams(words, said, 2, grams)
         at = _bigrams(plan, plan.size.size, said, message, scratch, out, at)
@@ -303,6 +367,7 @@ def _grown(plan: Plan, data: Bytes, at: Ints, todo: Ints, wide: Any, signs: Hash
     scratch = _scratch(plan, 3 * int((at[todo + 1] - at[todo]).max(initial=0)) + 1)
     while True:
         scratch.seen[:] = -1
+        scratch.met[:] = -1
         out = np.empty((room, WIDTH), np.int32)
         found = _scan(plan, data, at, todo, wide, signs, scratch, failed, out)
         if found <= room:
@@ -323,4 +388,6 @@ def _scratch(plan: Plan, room: int) -> Scratch:
         np.empty(room, np.int64),
         np.empty(room, np.int64),
         np.empty(most, np.int64),
+        np.full(len(plan.allowed), -1, np.int64),
+        np.zeros(len(plan.allowed), np.int64),
     )

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from curate.foundation.errors import GristmillError
-from curate.foundation.store import EVENTS
+from curate.foundation.store import EVENTS as EVENTS
 
 LARGEST: Final = 16 << 20  # a log over this size is started afresh
 _TAIL: Final = 1 << 20
