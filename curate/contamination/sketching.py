@@ -10,6 +10,7 @@ Cost: `scan` on the messages in scope, and 20 bytes a record that matches nothin
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -114,12 +115,14 @@ def settled(index: EvalIndex, hits: Hits, messages: Messages, content: Any) -> H
     found = np.flatnonzero(hits[:, 1] == RUN)
     if not len(found):
         return hits
-    texts: dict[int, str] = {}
+    message, text, where = -1, "", list[tuple[int, int]]()
     made: list[Hits] = []
-    for hit in hits[found]:
+    for hit in hits[found[np.argsort(hits[found, 0], kind="stable")]]:
         if index.short[hit[2]] or index.exact[hit[2]]:
-            text = texts.setdefault(int(hit[0]), content[int(hit[0])].as_py())
-            if value := standing(text, int(hit[4]), int(hit[5])):
+            if hit[0] != message:
+                message, text = int(hit[0]), content[int(hit[0])].as_py()
+                where = located(text)[1]
+            if value := standing(text, where, int(hit[4]), int(hit[5])):
                 made.append(np.array([hit[0], SHORT, hit[2], value, hit[4], hit[5]], np.int32))
     answered = hits[found[index.answered[hits[found, 2]]]]
     made += _answered(index, answered, messages, content)
@@ -144,9 +147,11 @@ def located(text: str) -> tuple[list[str], list[tuple[int, int]]]:
     return found, where
 
 
-def standing(text: str, start: int, stop: int) -> int:
-    """Whether words [start, stop) are all of a text (ALONE), a sentence or a line of it (1), or neither (0)."""
-    _, where = located(text)
+def standing(text: str, where: Sequence[tuple[int, int]], start: int, stop: int) -> int:
+    """Whether words [start, stop) are all of a text (ALONE), a sentence or a line of it (1), or neither (0).
+
+    `where` says from which characters of the text each word came (`located`).
+    """
     if stop > len(where):
         return 0  # characters that only count as words beside their neighbours
     if start == 0 and stop == len(where):
@@ -165,11 +170,18 @@ def _answered(index: EvalIndex, hits: Hits, messages: Messages, content: Any) ->
     spoken = tokenise(content.take(pa.array(needed)))
     made = []
     for hit in hits:
-        here = _words(spoken.words, spoken.word_at, int(np.searchsorted(needed, hit[0])))[hit[5] :]
-        after = int(hit[0]) + 1
-        if after <= last and messages.roles[after] == ASSISTANT and messages.rows[after] == messages.rows[hit[0]]:
-            here = np.concatenate([here, _words(spoken.words, spoken.word_at, int(np.searchsorted(needed, after)))])
         answer = _words(index.answers, index.answer_at, int(hit[2]))
+        need = len(answer) + 1  # a label may stand before it
+        here = _words(spoken.words, spoken.word_at, int(np.searchsorted(needed, hit[0])))[hit[5] : hit[5] + need]
+        after = int(hit[0]) + 1
+        if (
+            len(here) < need
+            and after <= last
+            and messages.roles[after] == ASSISTANT
+            and messages.rows[after] == messages.rows[hit[0]]
+        ):
+            there = _words(spoken.words, spoken.word_at, int(np.searchsorted(needed, after)))
+            here = np.concatenate([here, there[: need - len(here)]])
         bare = here[1:] if len(here) and here[0] in LABELS else here
         if any(np.array_equal(given[: len(answer)], answer) for given in (here, bare)):
             made.append(np.array([hit[0], ANSWER, hit[2], len(answer), hit[4], hit[5]], np.int32))

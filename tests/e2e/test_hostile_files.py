@@ -228,7 +228,11 @@ def test_texts_without_shape_finish_every_stage(tmp_path):
             {"prompt": text, "completion": "It is this."},
         ]
     (tmp_path / "raw" / "a.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    curate(tmp_path, "filter", "raw", "--executor", "inline", "--allow-wipeout")
+    items = [{"question": piece * (20_000 // len(piece)), "answer": "1"} for piece in (*HOSTILE, "a ", "= ", "a b ")]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)) + "\n")
+    curate(
+        tmp_path, "filter", "raw", "--executor", "inline", "--allow-wipeout", "--against", str(tmp_path / "items.jsonl")
+    )
     totals = json.loads((tmp_path / "out" / "manifest.json").read_text())["totals"]
     assert totals["rows"] == totals["records"] == len(lines) == totals["kept"] + totals["removed"]
 
