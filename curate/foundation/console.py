@@ -133,9 +133,13 @@ def _hush() -> None:
     sys.exit(0)
 
 
+_stopped: list[Interrupted] = []  # the signal that came, if one did
+
+
 def _stop(signum: int, _frame: object) -> None:
     error = Interrupted("interrupted" if signum == signal.SIGINT else "stopped by a signal", hint=_AGAIN)
     error.exit_code = 128 + signum
+    _stopped.append(error)
     raise error
 
 
@@ -151,13 +155,18 @@ def run(app: Callable[..., Any]) -> None:
     try:
         app()
     except GristmillError as error:
-        _report(error, debug)
+        # A library that a signal interrupts may pass it on as an error of its own: the signal is what happened.
+        _report(_stopped[0] if _stopped else error, debug)
     except KeyboardInterrupt:
         _report(Interrupted("interrupted", hint=_AGAIN), debug)
     except BrokenPipeError:
         _hush()
     except OSError as error:
-        _report(_oserror(error), debug)
+        _report(_stopped[0] if _stopped else _oserror(error), debug)
+    except Exception:
+        if not _stopped:
+            raise
+        _report(_stopped[0], debug)
 
 
 def _report(error: GristmillError, debug: bool) -> None:

@@ -154,6 +154,7 @@ def child(program, words, cwd, fault, env):
     from curate.foundation.console import run as run_app
 
     faulthandler.register(signal.SIGUSR1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the suite may run in the background, which ignores it
     tempfile.tempdir = None
     app = importlib.import_module(f"{program}.cli").app
     sys.argv = [program, *words]
