@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -98,6 +99,9 @@ class Processes:
     def _submit(self, task: Callable[[Item], Result], item: Item) -> Future[Result]:
         if self.pool is None:
             self.pool = self._pool(self.workers)
+            # when this object or the process ends, whichever is first: the pool tells its workers to end through a
+            # queue that multiprocessing closes (priority 10) while the process exits, and both would wait for ever
+            self._close = Finalize(self, self.pool.shutdown, kwargs={"cancel_futures": True}, exitpriority=100)
         try:
             return self.pool.submit(task, item)
         except BrokenProcessPool:  # broken between two submissions: the futures in flight tell which item it was
@@ -107,7 +111,7 @@ class Processes:
 
     def _drop(self) -> None:
         if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+            self._close()
             self.pool = None
 
     def _alone(self, task: Callable[[Item], Result], item: Item, name: Name) -> Result:

@@ -47,3 +47,10 @@ def killed_once(job):
 def write_pid_and_wait(job):
     (Path(job[1]) / f"{os.getpid()}.pid").touch()
     signal.pause()
+
+
+def leaves_a_pool_open():
+    """Maps over two workers, and ends without a word to them."""
+    from curate.foundation.executor import Processes
+
+    assert list(Processes(2).map(square, range(4))) == [0, 1, 4, 9]

@@ -1,5 +1,6 @@
 """Contract 4: ordered, bounded, errors name the item, a killed worker is found out."""
 
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -67,6 +68,18 @@ if __name__ == "__main__":
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_pool_that_is_still_open_lets_a_process_of_multiprocessing_end():
+    """Its queue to the workers closes on the way out: whoever has not told them to end by then waits for ever."""
+    context = multiprocessing.get_context("spawn")
+    for _ in range(3):
+        child = context.Process(target=tasks.leaves_a_pool_open)
+        child.start()
+        child.join(60)
+        ended = child.exitcode
+        child.kill()
+        assert ended == 0
 
 
 def test_slices_cover_every_item_once():
