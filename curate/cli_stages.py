@@ -27,6 +27,29 @@ def show_config(console: Console, resolved: Any) -> None:
     console.result(data, "\n".join(resolved.lines("curate")))
 
 
+def _one_stage(
+    stage: str,
+    places: tuple[Path, Path],
+    given: tuple[str | None, list[str] | None],
+    flags: dict[str, Any],
+    spread: Spread,
+    console: Console,
+    print_config: bool,
+) -> None:
+    """What every stage command does once its options are read: settle the settings, show them or run the stage."""
+    from curate import commands
+
+    source, out = places
+    recipe, sets = given
+    resolved = commands.stage_settings(source, recipe, sets or [], {**flags, "stages": [stage]})
+    if print_config:
+        show_config(console, resolved)
+        return
+    if stage == "minhash" and resolved.config.minhash.recall is not None:
+        console.say(commands.s_curve(resolved.config))
+    console.result(*commands.one_stage(source, out, resolved, spread, console, f"curate {stage}"))
+
+
 def _stage_command(stage: str, about: str) -> None:
     @stages.command(stage, help=f"Run only `{stage}` on a curated folder: {about}")
     def command(
@@ -50,15 +73,12 @@ def _stage_command(stage: str, about: str) -> None:
     ) -> None:
         from curate import commands
 
-        console = Console(as_json=as_json, quiet=quiet)
-        flags: dict[str, Any] = {"stages": [stage], "allow_wipeout": allow_wipeout or None}
+        flags: dict[str, Any] = {"allow_wipeout": allow_wipeout or None}
         flags |= commands.duplicate_flags(stage, key, previous)
-        resolved = commands.stage_settings(source, recipe, sets or [], flags)
-        if print_config:
-            show_config(console, resolved)
-            return
         spread = Spread(workers, executor, overwrite, cards, address)
-        console.result(*commands.one_stage(source, out, resolved, spread, console, f"curate {stage}"))
+        _one_stage(
+            stage, (source, out), (recipe, sets), flags, spread, Console(as_json=as_json, quiet=quiet), print_config
+        )
 
 
 _stage_command("select", "predicates, score quantiles and hand decisions.")
@@ -95,25 +115,14 @@ def minhash_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Near-duplicates on a curated folder: MinHash candidates, every removal verified by exact Jaccard."""
-    from curate import commands
-
-    console = Console(as_json=as_json, quiet=quiet)
     given = {"key": key, "threshold": threshold, "ngram": ngram, "bands": bands, "rows": rows, "recall": recall}
     given["memory"] = memory
-    flags: dict[str, Any] = {
-        "stages": ["minhash"],
-        "allow_wipeout": allow_wipeout or None,
-        "previous": previous or None,
-    }
+    flags: dict[str, Any] = {"allow_wipeout": allow_wipeout or None, "previous": previous or None}
     flags |= {f"minhash.{name}": value for name, value in given.items()}
-    resolved = commands.stage_settings(source, recipe, sets or [], flags)
-    if print_config:
-        show_config(console, resolved)
-        return
-    if recall is not None:
-        console.say(commands.s_curve(resolved.config))
     spread = Spread(workers, executor, overwrite, cards, address)
-    console.result(*commands.one_stage(source, out, resolved, spread, console, "curate minhash"))
+    _one_stage(
+        "minhash", (source, out), (recipe, sets), flags, spread, Console(as_json=as_json, quiet=quiet), print_config
+    )
 
 
 @stages.command("embedding")
@@ -140,21 +149,12 @@ def embedding_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Rewrites of one another on a curated folder, by the cosine of their embeddings; exact search."""
-    from curate import commands
-
-    console = Console(as_json=as_json, quiet=quiet)
-    flags: dict[str, Any] = {
-        "stages": ["embedding"],
-        "allow_wipeout": allow_wipeout or None,
-        "previous": previous or None,
-    }
+    flags: dict[str, Any] = {"allow_wipeout": allow_wipeout or None, "previous": previous or None}
     flags |= {"embedding.key": key, "embedding.model": model, "embedding.threshold": threshold}
-    resolved = commands.stage_settings(source, recipe, sets or [], flags)
-    if print_config:
-        show_config(console, resolved)
-        return
     spread = Spread(workers, executor, overwrite, cards, address)
-    console.result(*commands.one_stage(source, out, resolved, spread, console, "curate embedding"))
+    _one_stage(
+        "embedding", (source, out), (recipe, sets), flags, spread, Console(as_json=as_json, quiet=quiet), print_config
+    )
 
 
 @stages.command("decontaminate")
@@ -180,15 +180,16 @@ def decontaminate_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Items of evaluation sets on a curated folder: n-grams, edited copies, answers; with the evidence for each."""
-    from curate import commands
-
-    console = Console(as_json=as_json, quiet=quiet)
-    flags: dict[str, Any] = {"stages": ["decontaminate"], "allow_wipeout": allow_wipeout or None}
+    flags: dict[str, Any] = {"allow_wipeout": allow_wipeout or None}
     flags |= {"decontaminate.against": against or None, "decontaminate.scope": scope}
     flags |= {"decontaminate.report_only": report_only or None, "decontaminate.semantic": "flag" if semantic else None}
-    resolved = commands.stage_settings(source, recipe, sets or [], flags)
-    if print_config:
-        show_config(console, resolved)
-        return
     spread = Spread(workers, executor, overwrite, cards, address)
-    console.result(*commands.one_stage(source, out, resolved, spread, console, "curate decontaminate"))
+    _one_stage(
+        "decontaminate",
+        (source, out),
+        (recipe, sets),
+        flags,
+        spread,
+        Console(as_json=as_json, quiet=quiet),
+        print_config,
+    )

@@ -30,10 +30,9 @@ from numpy.typing import NDArray
 from curate.clusters import ORDER_FIELDS
 from curate.foundation.errors import UsageError
 from curate.foundation.store import canonical
-from curate.previous import Previous, old_sketches, own_twins
+from curate.previous import Previous, old_sketches
 from curate.stages.minhash_settings import MinhashSettings
 from curate.stages.text import ASSISTANT, SYSTEM, USER, Messages, buffers, joined, unfold
-from curate.stages.verdict import VERDICT_FIELDS
 
 if TYPE_CHECKING:
     from curate.shingles import Parts
@@ -165,22 +164,9 @@ class MinhashStage:
 
     def verdicts(self, resolved: pa.Table) -> pa.Table:
         """Resolved rows as verdict columns: sketch, position, id, twin_source and `verdict.VERDICT_FIELDS`."""
-        size = resolved.num_rows
-        similarity = resolved.column("similarity")
-        columns = {
-            **{name: resolved.column(name) for name in ("sketch", "position", "id")},
-            "twin_source": own_twins(resolved),
-            "stage": pa.array([self.name] * size, pa.string()),
-            "rule": pa.array([self.rule] * size, pa.string()),
-            "value": similarity,
-            "threshold": pa.array(np.full(size, self.settings.threshold)),
-            "twin_id": resolved.column("twin_id"),
-            "evidence": resolved.column("evidence"),
-            "similarity": similarity,
-        }
-        lead = [resolved.schema.field(name) for name in ("sketch", "position", "id")]
-        lead.append(pa.field("twin_source", pa.string()))
-        return pa.table(columns, schema=pa.schema([*lead, *VERDICT_FIELDS]))
+        from curate.stages.twins import twin_verdicts
+
+        return twin_verdicts(resolved, self.name, self.rule, self.settings.threshold)
 
 
 def chosen(messages: Messages, key: str) -> NDArray[np.bool_]:

@@ -26,5 +26,5 @@ def twin_verdicts(resolved: pa.Table, stage: str, rule: str, threshold: float) -
         "evidence": resolved.column("evidence"),
         "similarity": similarity,
     }
-    lead = [resolved.schema.field(name) for name in LEAD]
+    lead = [resolved.schema.field(name).with_nullable(name == "twin_source") for name in LEAD]  # null: another folder's
     return pa.table(columns, schema=pa.schema([*lead, *VERDICT_FIELDS]))
