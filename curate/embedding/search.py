@@ -23,6 +23,16 @@ Floats = NDArray[np.float64]
 BLOCK: Final = 1_024
 WIDE: Final = 8_192
 VERIFIED: Final = 8_192  # pairs verified together
+LARGE: Final = 50_000  # vectors from which a GPU, where there is one, is worth loading torch
+
+
+def gpu(size: int) -> str | None:
+    """The device to multiply `size` vectors on: "cuda" for many where there is one, else None for NumPy."""
+    if size < LARGE:
+        return None
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else None
 
 
 def slack(dimensions: int) -> float:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from curate.clusters import ORDER_FIELDS, keep_order
 from curate.embedding import vectors as disk
 from curate.embedding.embed import embed, identify, stored_in
-from curate.embedding.search import settle
+from curate.embedding.search import gpu, settle
 from curate.embedding.vectors import DIGEST, Shelf, text_digests
 from curate.evidence import shared_spans
 from curate.foundation.errors import UsageError
@@ -157,7 +157,8 @@ class EmbeddingStage:
             )
         order = live.order(priority)
         old = int((live.sketch >= own).sum())
-        twin, cosine = settle(shelf.vectors, rows[order], self.settings.threshold, safe=old)
+        device = gpu(len(rows))
+        twin, cosine = settle(shelf.vectors, rows[order], self.settings.threshold, safe=old, device=device)
         away = np.flatnonzero(twin >= 0)
         facts = {
             "model": shelf.model,
