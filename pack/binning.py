@@ -1,9 +1,12 @@
 """Lengths in, bins out: pure, deterministic, no I/O.
 
-`bfd` opens each bin with the longest item left, closes it as soon as one or two items fill it exactly, and otherwise
-adds the largest item that fits. Lengths live in counting-sort buckets; a bitmap of non-empty buckets finds the largest
-that fits, and a mirrored bitmap finds an exact pair by AND-ing 64 sums at a time. Items come in windows of the order
-given; bins under 99.8 % full are dissolved into the next window, so only the last window leaves loose ends.
+`bfd` opens each bin with the longest item left and fills it with, in this order: the largest item that fits, if that
+leaves next to nothing; the pair that fills it exactly and is most alike; the largest item that fits. Pairs of like
+halves spare the short items, without which the last bins stay half empty; where lengths are sparse, so that no item
+fits exactly, "next to nothing" is what keeps pairs, and with them the short items, for later.
+Lengths live in counting-sort buckets; a bitmap of non-empty buckets finds the largest that fits, and a mirrored bitmap
+finds an exact pair by AND-ing 64 sums at a time. Items come in windows of the order given; bins under 99.8 % full are
+dissolved into the next window, so only the last window leaves loose ends.
 
 Cost: O(n x ctx / 128) word operations at worst, O(n) in practice; 8 bytes an item and 16 bytes a bucket of memory.
 """
@@ -22,6 +25,7 @@ Ints = npt.NDArray[np.int64]
 ALGORITHMS: Final = ("bfd", "first-fit", "none")
 WINDOW: Final = 50_000
 FULL: Final = 0.998  # a fuller bin is not worth reopening
+NEAR: Final = 12  # an item may leave as much room as holds so many items, were all lengths equally frequent
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,24 +136,26 @@ def _largest(bits: Any, limit: int) -> int:
     return found
 
 
+def _lowest(word: Any) -> int:
+    """The position of the lowest set bit of a non-zero 64-bit word."""
+    return _highest_kernel(word & (~word + np.uint64(1)))  # type: ignore[no-any-return]
+
+
 def _pair(bits: Any, mirror: Any, count: Any, room: int, capacity: int, longest: int) -> int:
-    """The larger of two available lengths that sum to `room`, or 0; none is over `longest`."""
+    """The larger of the two most equal available lengths that sum to `room`, or 0; none is over `longest`."""
     shift = capacity - room
     low, high = np.uint64(shift & 63), np.uint64(64 - (shift & 63))
-    for index in range(min(room - 1, longest) >> 6, (((room + 1) >> 1) >> 6) - 1, -1):
+    for index in range(((room + 1) >> 1) >> 6, (min(room - 1, longest) >> 6) + 1):
         at = index + (shift >> 6)
         other = mirror[at] >> low
         if shift & 63:
             other |= mirror[at + 1] << high
         word = bits[index] & other
         while word:
-            bit = _highest_kernel(word)
-            larger: int = (index << 6) + bit
-            if 2 * larger < room:
-                return 0
-            if 2 * larger > room or count[larger] >= 2:
+            larger: int = (index << 6) + _lowest_kernel(word)
+            if 2 * larger > room or (2 * larger == room and count[larger] >= 2):
                 return larger
-            word ^= np.uint64(1) << np.uint64(bit)
+            word &= word - np.uint64(1)
     return 0
 
 
@@ -177,6 +183,7 @@ def _window(lengths: Any, capacity: int) -> Any:
     items = np.empty(n, np.int64)
     starts = np.zeros(n + 1, np.int64)
     taken, bins, longest = 0, 0, capacity
+    near = min(capacity >> 6, NEAR * capacity // n)
     while taken < n:
         longest = _largest_kernel(bits, longest)
         room, first, second = capacity, longest, 0
@@ -193,14 +200,13 @@ def _window(lengths: Any, capacity: int) -> Any:
                         other = capacity - length
                         mirror[other >> 6] ^= np.uint64(1) << np.uint64(other & 63)
             first = second = 0
-            if room and count[room]:
-                first = room
-            elif room:
-                first = _pair_kernel(bits, mirror, count, room, capacity, longest) if room <= 2 * longest else 0
-                if first:
-                    second = room - first
-                else:
-                    first = _largest_kernel(bits, min(room, longest))
+            fitting = _largest_kernel(bits, min(room, longest)) if room else 0
+            if fitting and room - fitting > near and room <= 2 * longest:
+                first = _pair_kernel(bits, mirror, count, room, capacity, longest)
+            if first:
+                second = room - first
+            else:
+                first = fitting
         bins += 1
         starts[bins] = taken
     return items, starts[: bins + 1]
@@ -228,6 +234,7 @@ def _first_fit(lengths: Any, capacity: int) -> Any:
 
 
 _highest_kernel: Any = numba.njit(cache=True)(_highest)
+_lowest_kernel: Any = numba.njit(cache=True)(_lowest)
 _largest_kernel: Any = numba.njit(cache=True)(_largest)
 _pair_kernel: Any = numba.njit(cache=True)(_pair)
 _window_kernel: Any = numba.njit(cache=True)(_window)

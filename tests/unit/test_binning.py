@@ -90,17 +90,26 @@ def test_lengths_outside_the_bin_are_refused():
         assign(np.array([0]), 10)
 
 
-def test_lengths_with_a_third_over_half_a_row_fill_at_least_997_in_a_thousand():
-    values = np.random.default_rng(3).lognormal(np.log(1850), 0.9, 300_000)
-    lengths = np.round(values[values <= 4096][:100_000]).astype(np.int64)
-    assert (lengths > 2048).mean() > 0.32
-    assert lengths.sum() / (len(assign(lengths, 4096)) * 4096) >= 0.997
+def reasoning_lengths(count, ctx, seed=3):
+    values = np.random.default_rng(seed).lognormal(np.log(0.45 * ctx), 0.9, 3 * count)
+    return np.maximum(1, np.round(values[values <= ctx][:count])).astype(np.int64)
 
 
-@pytest.mark.parametrize("ctx", [1024, 4096, 32_768, 131_072])
-@pytest.mark.parametrize("count", [1_000, 52_000])
+@pytest.mark.parametrize("ctx", [256, 4096, 32_768, 65_536, 131_072])
+@pytest.mark.parametrize("count", [10_000, 100_000])
+def test_lengths_with_a_third_over_half_a_row_pack_at_the_bound_whatever_the_row(ctx, count):
+    lengths = reasoning_lengths(count, ctx)
+    bound = lower_bound(lengths, ctx)
+    bins = len(assign(lengths, ctx))
+    assert (lengths > ctx // 2).mean() > 0.31
+    assert bins <= bound + max(2, bound * 0.0002)
+    assert lengths.sum() / (bins * ctx) >= 0.997
+
+
+@pytest.mark.parametrize("ctx", [256, 512, 1024, 4096, 32_768, 131_072])
+@pytest.mark.parametrize("count", [300, 1_000, 3_000, 52_000])
 def test_chat_lengths_pack_at_the_bound_whatever_the_row(ctx, count):
-    lengths = chat_lengths(2 * count, seed=ctx)
+    lengths = chat_lengths(3 * count, seed=ctx)
     lengths = lengths[lengths <= ctx][:count]
     bound = lower_bound(lengths, ctx)
     assert len(assign(lengths, ctx)) <= bound + max(2, bound * 0.0002)
@@ -126,10 +135,10 @@ def test_lengths_made_by_cutting_full_rows_in_two_pack_into_those_rows(cuts, see
 
 
 def pair_by_brute_force(lengths, room):
-    """The largest length that with another one sums to `room`, 0 when there is none."""
-    left = sorted(lengths, reverse=True)
+    """The smallest length over or at half of `room` that sums to it with another one, 0 when there is none."""
+    left = sorted(lengths)
     for place, larger in enumerate(left):
-        if room - larger in left[place + 1 :] and 2 * larger >= room:
+        if 2 * larger >= room and room - larger in left[:place]:
             return larger
     return 0
 
