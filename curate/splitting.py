@@ -100,6 +100,21 @@ def is_ascii(data: Bytes, start: int, stop: int) -> bool:
 
 
 @compiled
+def code_points(data: Bytes, at: Ints, items: Ints, out: Ints) -> None:
+    """Fill out[i] with the characters of text i, data[at[i] : at[i + 1]], valid UTF-8, for the texts `items`."""
+    for item in items:
+        start, stop = at[item], at[item + 1]
+        whole = start + ((stop - start) & ~7)
+        follow = 0
+        for place in range(start, whole, 8):
+            word = load8(data, place)
+            follow += ones(word & ~(word << ONE) & HIGH)
+        for place in range(whole, stop):
+            follow += (data[place] & 0xC0) == 0x80
+        out[item] = stop - start - follow
+
+
+@compiled
 def widen(data: Bytes, start: int, stop: int, wide: NDArray[np.uint32], out: Bytes, origin: Edges) -> int:
     """Rewrite data[start:stop] to `out` with the characters beyond ASCII in lower case, separators as spaces.
 

@@ -83,19 +83,21 @@ class MinhashStage:
     def sketch(self, table: pa.Table, start: int = 0) -> pa.Table:
         """One row a record under `sketch_schema`; `position` counts from `start`."""
         from curate.shingles import signatures
+        from curate.splitting import code_points
 
         messages = unfold(table)
         found, counts = signatures(key_parts(messages, self.settings.key), self.settings.ngram, *self._permutations)
         origin = table.column("origin").combine_chunks()
         if isinstance(origin, pa.ChunkedArray):
             origin = pa.array([], origin.type)
-        spoken = pc.fill_null(pc.utf8_length(messages.fields["content"]), 0).to_numpy(zero_copy_only=False)
+        said, spoken = messages.roles == ASSISTANT, np.zeros(len(messages.roles), np.int64)
+        code_points(*buffers(messages.fields["content"]), np.flatnonzero(said), spoken)
         columns = {
             "id": table.column("id"),
             "position": pa.array(np.arange(start, start + table.num_rows, dtype=np.int64)),
             "source": table.column("source"),
             "score": table.column("score"),
-            "assistant_chars": pa.array(messages.per_row(spoken, messages.roles == ASSISTANT)),
+            "assistant_chars": pa.array(messages.per_row(spoken)),
             **{name: origin.field(name) for name in ("file", "row", "part")},
             "shingles": pa.array(counts.astype(np.int32)),
             "signature": pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), found.shape[1]),

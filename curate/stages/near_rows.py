@@ -16,6 +16,7 @@ from curate.evidence import spans_of
 from curate.shingles import joined_texts
 from curate.stages.minhash import PLACE
 from curate.stages.minhash_settings import MinhashSettings
+from curate.stages.text import joined
 
 if TYPE_CHECKING:
     from curate.stages.near import Inputs, Members
@@ -92,26 +93,53 @@ def _evidence(
     # Texts of many pairs at once: each pass looks into every chunk that holds a twin.
     size = max(SHOWN, min(-(-len(away) // threads), memory // (64 << 10)))
 
+    names = pa.array(folders, pa.string())
+
     def show(start: int) -> Any:
         part = slice(start, start + size)
         texts = [_texts(inputs, members, side[part]) for side in (away, twins)]
         spans, counts = spans_of(texts[0], texts[1], settings.ngram)
-        places = there.slice(start, size).select(list(PLACE)).to_pylist()
-        rows = [
-            orjson.dumps(
-                {
-                    "key": settings.key,
-                    "spans": [{"here": one[:2], "twin": one[2:]} for one in found[:count]],
-                    "twin": place if folder is None else place | {"folder": folder},
-                },
-                option=orjson.OPT_SORT_KEYS,
-            )
-            for place, folder, found, count in zip(places, folders[part], spans.tolist(), counts.tolist(), strict=True)
-        ]
-        return pa.array(rows, pa.large_binary()).cast(pa.large_string())
+        return evidence_rows(settings.key, spans, counts, there.slice(start, size), names.slice(start, size))
 
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(show, range(0, len(away), size))
+
+
+def evidence_rows(key: str, spans: NDArray[np.int64], counts: Ints, twins: pa.Table, folders: Any) -> Any:
+    """Canonical JSON of each pair, large_string: spans (n, most, 4) of which counts (n,) hold, and where the twin is."""
+    numbers = spans[np.arange(spans.shape[1]) < counts[:, None]]
+    ends = [pa.array(np.ascontiguousarray(numbers[:, k])).cast(pa.large_string()) for k in range(4)]
+    shown = _put('{"here":[', ends[0], ",", ends[1], '],"twin":[', ends[2], ",", ends[3], "]}")
+    bounds = pa.array(np.concatenate([[0], np.cumsum(counts)]))
+    lists = pc.binary_join(pa.LargeListArray.from_arrays(bounds, shown), pa.scalar(",", pa.large_string()))
+    name = {field: joined(twins.column(field).cast(pa.large_string())) for field in ("part", "row")}
+    name |= {field: _quoted(joined(twins.column(field))) for field in ("file", "source")}
+    folder = pc.fill_null(_put(',"folder":', _quoted(joined(folders))), "")
+    place = [
+        '"file":',
+        name["file"],
+        folder,
+        ',"part":',
+        name["part"],
+        ',"row":',
+        name["row"],
+        ',"source":',
+        name["source"],
+    ]
+    return _put(f'{{"key":{orjson.dumps(key).decode()},"spans":[', lists, '],"twin":{', *place, "}}")
+
+
+def _put(*parts: Any) -> Any:
+    """Texts and columns of texts one after the other; null where a column is."""
+    each = [pa.scalar(part, pa.large_string()) if isinstance(part, str) else part for part in parts]
+    return pc.binary_join_element_wise(*each, pa.scalar("", pa.large_string()))
+
+
+def _quoted(texts: Any) -> Any:
+    """Each text as a JSON string; nulls stay."""
+    distinct = texts.dictionary_encode()
+    quoted = [orjson.dumps(text).decode() for text in distinct.dictionary.to_pylist()]
+    return pa.array(quoted, pa.large_string()).take(distinct.indices)
 
 
 def _texts(inputs: Inputs, members: Members, wanted: Ints) -> Texts:
