@@ -260,11 +260,12 @@ def report(work: Work, manifest: dict[str, Any], spread: Spread, console: Consol
         f"+ quarantined {total['quarantined']:,}",
         f"records {total['records']:,} = kept {total['kept']:,} + removed {total['removed']:,}",
     ]
+    width = max((len(stage["name"]) for stage in manifest["stages"]), default=0)
     for stage in manifest["stages"]:
         rules = ", ".join(
             f"{rule} {counts['removed']:,}" for rule, counts in stage["rules"].items() if counts["removed"]
         )
-        lines.append(f"  {stage['name']:<10} {stage['removed']:>9,} removed" + (f"  ({rules})" if rules else ""))
+        lines.append(f"  {stage['name']:<{width}} {stage['removed']:>9,} removed" + (f"  ({rules})" if rules else ""))
     lines += [headline(manifest["decontamination"]), f"card: {root / 'README.md'}"]
     keys = ("totals", "stages", "sources", "alarms", "decontamination", "digest", "config_digest")
     data = {key: manifest[key] for key in keys}
