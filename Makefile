@@ -37,7 +37,7 @@ cards: $(VENV)/.product ## regenerate the gallery in data_cards/
 	$(BIN)/python -P docs/gallery.py
 
 faults: $(VENV)/.tools ## every call to the disk fails once, 150 kills, every kind of file damaged; prints the counts
-	GRISTMILL_FAULTS=1 $(BIN)/python -P -m pytest tests/faults --ignore tests/faults/fuzz -n 2 --dist load
+	GRISTMILL_FAULTS=1 $(BIN)/python -P -m pytest tests/faults -n 2 --dist load
 
 fuzz: $(VENV)/.tools ## each fuzz target for FUZZ_SECONDS (default 120) under libFuzzer; a finding stops it, with the input
 	for target in line_reader formats manifest card tables; do \

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from curate.foundation.addresses import guard
 from curate.foundation.errors import GristmillError, Interrupted, MachineError
 from curate.foundation.events import Events
 from curate.foundation.redaction import redact
@@ -144,7 +145,7 @@ def _stop(signum: int, _frame: object) -> None:
 
 
 def run(app: Callable[..., Any]) -> None:
-    """Run a command-line app; the one place where an exception becomes a message and an exit code."""
+    """Run a typer app; the one place where an exception becomes a message and an exit code."""
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored: we run in the background
         signal.signal(signal.SIGINT, _stop)
@@ -152,6 +153,7 @@ def run(app: Callable[..., Any]) -> None:
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot write is shown escaped
             stream.reconfigure(errors="backslashreplace")
     debug = bool(os.environ.get("GRISTMILL_DEBUG"))
+    guard(app)
     try:
         app()
     except GristmillError as error:

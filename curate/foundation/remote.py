@@ -21,21 +21,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from curate.foundation.addresses import STORE, scheme_of
 from curate.foundation.errors import DataError, LockHeld, MachineError, MissingExtra, UsageError
 from curate.foundation.store import ABOUT, LOCK, MANIFEST, TEMP, replacing, started
 
-SCHEME: Final = "s3://"
+SCHEME: Final = f"{STORE}://"
 UPLOADED_HIDDEN: Final = ".units/"  # markers travel too: a run can be resumed elsewhere
 
 
 def is_remote(place: str | Path) -> bool:
     """Whether a place is an object store's URL (also after `Path` folded its slashes)."""
-    return str(place).startswith(("s3://", "s3:/"))
+    return scheme_of(place) == STORE
 
 
 def url_of(place: str | Path) -> str:
     """The URL with both slashes and no trailing one; raises UsageError without a bucket and a prefix."""
-    rest = str(place).removeprefix("s3:").strip("/")
+    rest = str(place).partition(":")[2].strip("/")
     if "/" not in rest:
         raise UsageError(f"{place}: names no folder in a bucket", hint="use s3://BUCKET/FOLDER")
     return SCHEME + rest

@@ -24,6 +24,7 @@ from typing import Any
 
 import xxhash
 
+from curate.foundation.addresses import on_this_machine
 from curate.foundation.errors import DataError, LockHeld, UsageError
 
 MANIFEST = "manifest.json"
@@ -122,10 +123,12 @@ def recover(root: Path) -> None:
 class Store:
     """A folder whose completeness is provable.
 
-    `kind` is what the folder holds ("records", "shards", "run"); opening a folder of another kind is a `UsageError`.
+    `kind` is what the folder holds ("records", "shards", "run"); opening a folder of another kind is a `UsageError`,
+    and so is an address (s3://...).
     """
 
     def __init__(self, root: Path, kind: str) -> None:
+        on_this_machine(root)
         self.root = root
         self.kind = kind
 

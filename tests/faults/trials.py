@@ -34,7 +34,7 @@ PRELOAD = [
     "curate.stages.registry", "curate.stages.minhash", "curate.stages.near", "curate.stages.exact",
     "curate.stages.quality", "curate.stages.length", "curate.stages.select", "curate.cards.render", "pack.cli",
     "pack.commands", "pack.build", "pack.batches", "pack.engines", "pack.show", "train.cli", "train.commands",
-    "train.running", "train.starting", "train.loop", "train.final", "train.adapters",
+    "train.running", "train.starting", "train.loop", "train.final", "train.adapters", "warmed",
 ]  # fmt: skip
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOAD)

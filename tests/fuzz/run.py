@@ -1,17 +1,40 @@
 """One fuzz target under atheris: `python run.py TARGET [libFuzzer options]`; prints executions, exits 77 on a finding.
 
-`make fuzz` runs each for minutes; the suite runs each for seconds with a fixed seed (test_fuzz_targets.py).
+`make fuzz` runs each for minutes; the suite runs each for seconds with a fixed seed (test_fuzz_targets.py). libFuzzer
+ends its process without a farewell, so that it runs in one of its own, whose scratch folder goes with it; the input of
+a finding is kept, and said.
 """
 
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import atheris
+FOLDER = "GRISTMILL_FUZZ_FOLDER"
+
+
+def watch():
+    """Fuzz in a process of its own; its exit code."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
+        command = [sys.executable, "-P", __file__, *sys.argv[1:]]
+        code = subprocess.run(command, env={**os.environ, FOLDER: scratch, "TMPDIR": scratch}, check=False).returncode
+        found = [path for path in Path(scratch).rglob("*") if path.name.startswith(("crash-", "timeout-", "oom-"))]
+        if found:
+            kept = Path(tempfile.mkdtemp(prefix="finding-"))
+            for path in found:
+                print(f"kept: {shutil.move(path, kept)}", file=sys.stderr)
+    return code
+
+
+if FOLDER not in os.environ:
+    sys.exit(watch())
+
+import atheris  # noqa: E402 - heavy, and not for the process that only waits
 
 sys.path.insert(0, str(Path(__file__).parent))
-import curate.reading  # noqa: F401 - the kernels are compiled from untouched bytecode: numba cannot take instrumented one
+import curate.reading  # noqa: E402, F401 - the kernels are compiled from untouched bytecode: numba cannot take instrumented one
 
 COVERED = ("formats", "formats.chats", "formats.pairs", "formats.trees", "formats.strict", "formats.draft")
 COVERED += ("reading.decode", "reading.fast", "reading.containers", "reading.streams", "cards.text", "foundation.store")
