@@ -139,3 +139,16 @@ def copy_bytes(typing: Any, data: Any, at: Any, out: Any, to: Any, size: Any) ->
         return context.get_dummy_value()
 
     return types.void(data, types.intp, out, types.intp, types.intp), build
+
+
+@_instructions
+def copy_from(typing: Any, address: Any, out: Any, to: Any, size: Any) -> Any:
+    """Copy `size` bytes from a memory address to out[to:]; no bounds check."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target = cgutils.gep(builder, context.make_array(signature.args[1])(context, builder, args[1]).data, args[2])
+        source = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        cgutils.raw_memcpy(builder, target, source, args[3], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, out, types.intp, types.intp), build

@@ -19,12 +19,14 @@ square. The worst case stays quadratic in the *kept* records that share rare shi
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.compiled import compiled
+from curate.placed import load_shingles, longest_placed
+from curate.splitting import room_for
 
 Ints = NDArray[np.int64]
 Nodes = NDArray[np.int32]
@@ -40,27 +42,29 @@ MAX_COUNT_BITS: Final = 24
 
 
 @compiled
-def distinct(sets: Hashes, at: Ints, sizes: Ints) -> None:
-    """Drop repeats inside each set, in place: sets[at[i] : at[i] + sizes[i]] are its distinct shingles."""
-    longest = 1
-    for item in range(sizes.size):
-        longest = max(longest, at[item + 1] - at[item])
-    slots, marks = _table(longest)
-    for item in range(sizes.size):
-        start, count = at[item], 0
-        for k in range(start, at[item + 1]):
-            value = sets[k]
-            if _insert(slots, marks, item + 1, value):
-                sets[start + count] = value
-                count += 1
-        sizes[item] = count
+def _distinct(slots: Hashes, marks: Nodes, mark: int, sets: Hashes, start: int, size: int) -> int:
+    """Drop repeats from sets[start : start + size], in place, leaving the set `mark` in the table; returns its size."""
+    count = start
+    for k in range(start, start + size):
+        value = sets[k]
+        if _insert(slots, marks, mark, value):
+            sets[count] = value
+            count += 1
+    return count - start
+
+
+@compiled
+def _slots(longest: int) -> int:
+    """The slots of a table for sets of at most `longest`."""
+    size = 64
+    while size < 2 * longest:
+        size *= 2
+    return size
 
 
 @compiled
 def _table(longest: int) -> tuple[Hashes, Nodes]:
-    size = 64
-    while size < 2 * longest:
-        size *= 2
+    size = _slots(longest)
     return np.empty(size, np.uint64), np.zeros(size, np.int32)
 
 
@@ -115,6 +119,11 @@ def _jaccard(
 @compiled
 def settle(
     starts: Ints,
+    first: int,
+    last: int,
+    texts: Any,
+    wide: NDArray[np.uint32],
+    ngram: int,
     sets: Hashes,
     at: Ints,
     sizes: Ints,
@@ -122,23 +131,37 @@ def settle(
     threshold: float,
     twin: Ints,
     similarity: NDArray[np.float64],
+    compared: Ints,
 ) -> int:
-    """Decide the components starts[c]:starts[c + 1] of records in keep order; fill twin (-1 = kept) and similarity.
+    """Decide the components first:last, c = starts[c]:starts[c + 1] in keep order; fill twin (-1 = kept) and similarity.
 
-    Records that `stays` names are kept whatever they resemble. Returns the number of comparisons made.
+    `texts` as for `load_shingles`; `sets` has room for the shingles of the largest component, `at` and `sizes` are
+    scratch. Records that `stays` names are kept whatever they resemble. Adds the comparisons made to compared[0].
+    Returns `last`, or the first component with a text that needs another table: sizes[record] is then its code.
     """
-    longest = 1
-    for item in range(sizes.size):
-        longest = max(longest, sizes[item])
-    slots, marks = _table(longest)
-    compared = 0
-    for c in range(starts.size - 1):
-        first, last = starts[c], starts[c + 1]
-        if last - first < SMALL:
-            compared += _settle_small(first, last, sets, at, sizes, stays, threshold, twin, similarity, slots, marks)
-        else:
-            compared += _settle_large(first, last, sets, at, sizes, stays, threshold, twin, similarity, slots, marks)
-    return compared
+    room = room_for(longest_placed(texts[1], texts[2], starts[first], starts[last]))
+    slots, marks = _table(1)
+    for c in range(first, last):
+        begin, end = starts[c], starts[c + 1]
+        to, most, fails = 0, 0, False
+        for item in range(begin, end):
+            at[item] = to
+            sizes[item] = load_shingles(texts, item, wide, ngram, room, sets[to:])
+            fails |= sizes[item] < 0
+            to += max(sizes[item], 0)
+            most = max(most, sizes[item])
+        if fails:
+            return c
+        if _slots(most) > slots.size:
+            slots, marks = _table(most)
+        table = slots[: _slots(most)], marks[: _slots(most)]
+        if end - begin < SMALL:
+            compared[0] += _settle_small(begin, end, sets, at, sizes, stays, threshold, twin, similarity, *table)
+            continue
+        for item in range(begin, end):
+            sizes[item] = _distinct(*table, -1 - item, sets, at[item], sizes[item])
+        compared[0] += _settle_large(begin, end, sets, at, sizes, stays, threshold, twin, similarity, *table)
+    return last
 
 
 @compiled
@@ -157,10 +180,9 @@ def _settle_small(
 ) -> int:
     compared = 0
     for item in range(first, last):
+        sizes[item] = _distinct(slots, marks, item + 1, sets, at[item], sizes[item])
         if stays[item]:
             continue
-        if item > first:
-            _load(slots, marks, item + 1, sets, at[item], sizes[item])
         best = threshold
         for other in range(first, item):
             if twin[other] >= 0:

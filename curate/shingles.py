@@ -63,11 +63,6 @@ class Parts:
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
-    def sizes(self) -> Ints:
-        """The bytes of each text."""
-        sums = np.concatenate([[0], np.cumsum(self.stops - self.starts + 1)])
-        return np.asarray(np.maximum(np.diff(sums[self.bounds]) - 1, 0), dtype=np.int64)
-
     def text(self, item: int) -> str:
         """One text."""
         part = slice(self.bounds[item], self.bounds[item + 1])
@@ -189,14 +184,6 @@ def put_text(data: Bytes, starts: Ints, stops: Ints, first: int, last: int, out:
 
 
 @compiled
-def put_texts(data: Bytes, starts: Ints, stops: Ints, bounds: Ints, items: Ints, out: Bytes, at: Ints) -> None:
-    """Copy the texts `items` to out[at[i]:]."""
-    for index in range(items.size):
-        item = items[index]
-        put_text(data, starts, stops, bounds[item], bounds[item + 1], out, at[index])
-
-
-@compiled
 def sign(
     data: Bytes,
     starts: Ints,
@@ -237,29 +224,6 @@ def sign(
             _minima(block, size, a, b, row)
 
 
-@compiled
-def gather(
-    data: Bytes,
-    starts: Ints,
-    stops: Ints,
-    bounds: Ints,
-    items: Ints,
-    wide: NDArray[np.uint32],
-    ngram: int,
-    to: Ints,
-    out: Hashes,
-    codes: Ints,
-) -> None:
-    """Write the shingles (repeats and all) of the texts `items` to out[to[i]:]; codes[i] < 0 where words fail."""
-    room = room_for(longest(starts, stops, bounds, items))
-    for index in range(items.size):
-        item = items[index]
-        size = put_text(data, starts, stops, bounds[item], bounds[item + 1], room[0], 0)
-        codes[index] = split_words(room[0], size, wide, room)
-        if codes[index] > 0:
-            join_words(room[3], codes[index], ngram, out[to[index] :])
-
-
 def signatures(
     texts: Parts, ngram: int, a: NDArray[np.uint32], b: NDArray[np.uint32]
 ) -> tuple[NDArray[np.uint32], Ints]:
@@ -277,24 +241,6 @@ def signatures(
             sign(*_lists(chosen), items, table, ngram, a, b, part, part_counts)
             out[left], counts[left] = part, part_counts
     return out, counts
-
-
-def joined_texts(texts: Parts, items: Ints, out: Bytes, at: Ints) -> None:
-    """Write the texts `items` to out[at[i]:], their parts joined."""
-    put_texts(*_lists(texts), items, out, at)
-
-
-def write_shingles(texts: Parts, items: Ints, ngram: int, to: Ints, out: Hashes) -> None:
-    """Write the shingles (repeats and all) of the texts `items` to out[to[i]:], as many as `signatures` counted."""
-    codes = np.zeros(len(items), np.int64)
-    gather(*_lists(texts), items, NO_WIDE, ngram, to, out, codes)
-    for code in (-1, -2):
-        left = np.flatnonzero(codes == code)
-        if len(left):
-            part = np.zeros(len(left), np.int64)
-            chosen, mine, table = _harder(texts, items[left], code)
-            gather(*_lists(chosen), mine, table, ngram, to[left], out, part)
-            codes[left] = part
 
 
 def _lists(texts: Parts) -> Any:

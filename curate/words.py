@@ -3,7 +3,7 @@
 The rule: NFKC, then lower case, then runs of `\\w` characters; each Han or kana character is a word of its own, because
 those scripts put no space between words. `words` is that rule in Python, and the oracle of the kernels.
 
-`WIDE` lets a kernel apply the rule one character at a time below U+20000: a separator, a word character (its lower-case
+`wide_table` lets a kernel apply the rule one character at a time below U+20000: a separator, a word character (its lower-case
 form), a character that is a word alone, or COMPLEX where the rule needs its neighbours (combining marks, conjoining
 jamo, final sigma) or gives several characters (ligatures). A text with a COMPLEX character goes through `canonical`.
 
@@ -41,22 +41,6 @@ def words(text: str) -> list[str]:
 def canonical(text: str) -> bytes:
     """The words of a text joined by single spaces, UTF-8: what a kernel can split without knowing Unicode."""
     return " ".join(words(text)).encode()
-
-
-def ascii_table() -> NDArray[np.uint8]:
-    """For each byte its lower-case form where it is an ASCII word character, else 0."""
-    table = np.zeros(256, np.uint8)
-    for byte in b"0123456789_abcdefghijklmnopqrstuvwxyz":
-        table[byte] = byte
-        table[ord(chr(byte).upper())] = byte
-    return table
-
-
-def plain_table() -> NDArray[np.uint8]:
-    """Every byte itself, the space 0: how `canonical` text splits."""
-    table = np.arange(256, dtype=np.uint8)
-    table[32] = 0
-    return table
 
 
 @lru_cache(maxsize=1)

@@ -1,9 +1,9 @@
 """Resolving near-duplicates over all sketches, in bounded memory; the result does not depend on how they are split.
 
 Bands are linked block by block (all signatures are read once a block), then the components with more than one record
-are settled group by group, each group's shingle sets held in memory at once, or in a scratch file where one component
-alone is larger than `memory`. Per record 4 bytes a thread stay in memory throughout, and 12 to 36 a thread while
-bands are linked.
+are settled one by one by each thread, its texts read where they lie and its shingle sets held in memory, or in a
+scratch file where one component is larger than `memory`. Per record 4 bytes a thread stay in memory throughout, and 12
+to 36 a thread while bands are linked.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from curate import bands, neighbours
 from curate.clusters import ORDER_FIELDS, keep_order
 from curate.foundation.store import canonical
 from curate.mapping import Mapped, nothing
-from curate.shingles import write_shingles
+from curate.shingles import NO_WIDE
 from curate.stages.minhash import check_stamp
 from curate.stages.minhash_settings import MinhashSettings
 from curate.stages.near_rows import verdict_rows
 from curate.stages.passages import Passages
+from curate.words import wide_table
 
 Ints = NDArray[np.int64]
 
@@ -225,28 +226,32 @@ def _settle(
     similarity: NDArray[np.float64],
 ) -> int:
     """Settle some components; returns the comparisons made."""
-    at = np.concatenate([[0], np.cumsum(members.shingles)]).astype(np.int64)
-    sizes = np.zeros(len(members.record), np.int64)
-    starts = members.starts
-    with _scratch(int(at[-1]), memory) as sets, ThreadPoolExecutor(threads) as pool:
+    size, starts = len(members.record), members.starts
+    sums = np.concatenate([[0], np.cumsum(members.shingles)]).astype(np.int64)[starts]
+    at, sizes = np.empty(size, np.int64), np.empty(size, np.int64)
+    chunks, texts = inputs.texts.placed(members.sketch, members.position)
+    lists = texts.address, texts.size, texts.bounds, texts.plain
+    decided = at, sizes, members.stays, settings.threshold, twin, similarity
 
-        def load(place: tuple[int, Ints, Ints]) -> None:
-            chunk, mine, rows = place
-            write_shingles(inputs.texts.parts(chunk), rows, settings.ngram, at[mine], sets)
-            inputs.texts.give_back(chunk)
+    def settle(part: tuple[int, int]) -> int:
+        first, last = part
+        compared, table = np.zeros(1, np.int64), NO_WIDE
+        with _scratch(int(np.diff(sums[first : last + 1]).max()), memory // threads) as sets:
+            while True:
+                first = neighbours.settle(starts, first, last, lists, table, settings.ngram, sets, *decided, compared)
+                if first == last:
+                    return int(compared[0])
+                codes = sizes[starts[first] : starts[first + 1]]
+                table = wide_table() if (codes == -1).any() else table
+                for item in np.flatnonzero(codes == -2).tolist():
+                    texts.rewrite(starts[first] + item)
 
-        def settle(part: tuple[int, int]) -> int:
-            first, last = part
-            low, high = starts[first], starts[last]
-            neighbours.distinct(sets, at[low : high + 1], sizes[low:high])
-            made: int = neighbours.settle(
-                starts[first : last + 1], sets, at, sizes, members.stays, settings.threshold, twin, similarity
-            )
-            return made
-
-        list(pool.map(load, inputs.texts.places(members.sketch, members.position)))
-        share = max(1, int(at[-1]) // (4 * threads))
-        return sum(pool.map(settle, _parts(starts, members.shingles, share)))
+    with ThreadPoolExecutor(threads) as pool:
+        share = max(1, int(sums[-1]) // (8 * threads))
+        made = sum(pool.map(settle, _parts(starts, members.shingles, share)))
+    for chunk in chunks:
+        inputs.texts.give_back(chunk)
+    return made
 
 
 @contextmanager

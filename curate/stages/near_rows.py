@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.evidence import spans_of
-from curate.shingles import joined_texts
 from curate.stages.minhash import PLACE
 from curate.stages.minhash_settings import MinhashSettings
 from curate.stages.text import joined
@@ -144,15 +143,8 @@ def _quoted(texts: Any) -> Any:
 
 def _texts(inputs: Inputs, members: Members, wanted: Ints) -> Texts:
     """The key texts of some members, one after the other."""
-    found = []
-    sizes = np.zeros(len(wanted), np.int64)
-    for chunk, mine, rows in inputs.texts.places(members.sketch[wanted], members.position[wanted]):
-        parts = inputs.texts.parts(chunk)
-        sizes[mine] = parts.sizes()[rows]
-        found.append((chunk, parts, mine, rows))
-    at = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    out = np.empty(int(at[-1]), np.uint8)
-    for chunk, parts, mine, rows in found:
-        joined_texts(parts, rows, out, at[mine])
+    chunks, texts = inputs.texts.placed(members.sketch[wanted], members.position[wanted])
+    found = texts.joined()
+    for chunk in chunks:
         inputs.texts.give_back(chunk)
-    return out, at
+    return found

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from curate.foundation.errors import DataError
 from curate.mapping import Mapped, nothing
+from curate.placed import Placed, place
 from curate.shingles import Parts
-from curate.stages.text import unfold
+from curate.stages.text import joined, unfold
 
 Ints = NDArray[np.int64]
 Key = Callable[[Any], Parts]  # from `text.Messages`
@@ -131,9 +132,21 @@ class Passages:
             mine = order[bounds[index] : bounds[index + 1]]
             yield index, mine, row[mine]
 
-    def parts(self, chunk: int) -> Parts:
-        """The key texts of a chunk, as views."""
-        return self.key(unfold(pa.Table.from_batches([self.chunks[chunk]])))
+    def placed(self, sketch: Ints, position: Ints) -> tuple[list[int], Placed]:
+        """The key texts of the records, and the chunks that they lie in."""
+        found = [(chunk, *self._chosen(chunk, rows), mine) for chunk, mine, rows in self.places(sketch, position)]
+        chosen = [(parts, mine, rows) for _, parts, rows, mine in found]
+        return [chunk for chunk, *_ in found], place(chosen, len(sketch))
+
+    def _chosen(self, chunk: int, rows: Ints) -> tuple[Parts, Ints]:
+        """Texts of a chunk and their rows there: views, or copies of these rows where key texts had to be composed."""
+        messages = unfold(pa.Table.from_batches([self.chunks[chunk]]))
+        parts = self.key(messages)
+        column = joined(messages.fields["content"]).buffers()[2]
+        if column is not None and column.address == parts.data.ctypes.data:
+            return parts, rows
+        data, at = place([(parts, np.arange(len(rows)), rows)], len(rows)).joined()
+        return Parts(data, at[:-1], at[1:], np.arange(len(at))), np.arange(len(rows))
 
     def give_back(self, chunk: int) -> None:
         """Drop the pages of a chunk from this process; what is read again comes from the page cache."""

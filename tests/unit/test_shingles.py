@@ -7,16 +7,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from curate.placed import load_shingles, longest_placed, place
 from curate.shingles import (
+    NO_WIDE,
     permutations,
     shingle_hash,
     shingle_hash64,
     shingles_of,
     signatures,
     whole_texts,
-    write_shingles,
 )
-from curate.words import words
+from curate.splitting import room_for
+from curate.words import wide_table, words
 
 A, B = permutations(24, seed=1)
 LETTERS = "aZ09_ -.,\n\t'İıſΣσςßﬁﬃÅÅé́½²…“”—你好かなカナｶﾅ한ㅎᄒ각שלוםمرحبا😀👩‍🚀🇩🇪ไทยदिव𝐀𐐀\u00a0\u200b\u0301\u3099"
@@ -28,10 +30,19 @@ def kernel_sets(texts: list[str], ngram: int) -> tuple[list[set[int]], list[int]
 
     array = whole_texts(pa.array(texts, pa.large_string()))
     _, counts = signatures(array, ngram, A, B)
-    at = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    out = np.zeros(int(at[-1]), np.uint64)
-    write_shingles(array, np.arange(len(texts)), ngram, at[:-1], out)
-    return [set(out[at[i] : at[i + 1]].tolist()) for i in range(len(texts))], counts.tolist()
+    placed = place([(array, np.arange(len(texts)), np.arange(len(texts)))], len(texts))
+    found = []
+    for item, count in enumerate(counts.tolist()):
+        out = np.zeros(max(count, 1), np.uint64)
+        for table in (NO_WIDE, wide_table(), wide_table()):
+            room = room_for(int(longest_placed(placed.size, placed.bounds, item, item + 1)))  # canonical may be longer
+            lists = placed.address, placed.size, placed.bounds, placed.plain
+            made = load_shingles(lists, item, table, ngram, room, out)
+            if made == -2:
+                placed.rewrite(item)
+        assert made == count
+        found.append(set(out[:count].tolist()))
+    return found, counts.tolist()
 
 
 @settings(max_examples=150, deadline=None)
