@@ -20,7 +20,7 @@ from curate.compiled import compiled
 from curate.contamination.index import EvalIndex
 from curate.contamination.lookup import build
 from curate.contamination.rules import Rules, needed
-from curate.contamination.scan import TAIL, Plan, _grams, run_hashes
+from curate.contamination.scan import POWER, TAIL, Plan, _grams
 from curate.contamination.tokens import Tokens, tokenise
 from curate.splitting import Hashes, Ints
 from curate.stages.text import joined
@@ -93,7 +93,7 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
         runs=short | exact | answered,
         word_at=asked.tokens.word_at,
         words=asked.tokens.words,
-        run_hash=run_hashes(asked.tokens.words, asked.tokens.word_at),
+        run_hash=_run_hashes(asked.tokens.words, asked.tokens.word_at),
         tails=lengths,
     )
     return EvalIndex(
@@ -265,6 +265,16 @@ def _tails(tokens: Tokens, wanted: Bools) -> tuple[Entries, Ints]:
     lengths[np.minimum(np.diff(tokens.word_at)[items], TAIL)] = 1
     lengths[0] = len(items) > 0
     return Entries(keys[order], items[order], np.zeros(len(items), np.int64)), lengths
+
+
+@compiled
+def _run_hashes(words: Hashes, at: Ints) -> Hashes:
+    """The polynomial hash of each item's words, as the scan compares it."""
+    out = np.zeros(at.size - 1, np.uint64)
+    for item in range(at.size - 1):
+        for place in range(at[item], at[item + 1]):
+            out[item] = out[item] * POWER + words[place]
+    return out
 
 
 @compiled

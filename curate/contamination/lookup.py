@@ -95,9 +95,13 @@ def passes(table: Hashes, base: np.uint64, mask: np.uint64, key: np.uint64) -> b
 
 
 @compiled
-def maybe(sets: Sets, which: int, key: np.uint64) -> bool:
-    """Whether a hash may be in a set; False is certain."""
-    return bool(passes(sets.filter, np.uint64(sets.filter_at[which]), sets.mask[which], key))
+def passing(table: Hashes, base: np.uint64, mask: np.uint64, keys: Hashes, count: int, out: Ints) -> int:
+    """Write the places of the first `count` hashes that may be in the set; returns how many there are."""
+    some = 0
+    for place in range(count):
+        out[np.uint64(some)] = place
+        some += passes(table, base, mask, keys[np.uint64(place)])
+    return some
 
 
 @compiled

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curate.compiled import compiled
-from curate.contamination.lookup import Sets, find, maybe, passes
+from curate.contamination.lookup import Sets, find, passing
 from curate.contamination.tokens import (
     NO_WIDE,
     PLAIN,
@@ -77,6 +77,7 @@ class Scratch(NamedTuple):
     grams: Hashes
     slots: NDArray[np.int32]
     following: NDArray[np.int32]
+    passed: Ints
     seen: Ints
     places: Ints
     owners: Ints
@@ -191,13 +192,14 @@ def _window(plan: Plan, item: int, scratch: Scratch, mask: np.uint64) -> tuple[i
 
 
 @compiled
-def _bigrams(plan: Plan, which: int, words: int, message: int, scratch: Scratch, out: Any, at: int) -> int:
-    """Add the items whose bigrams a text holds closely enough; `scratch.grams` has the text's bigrams."""
-    count = words - 1
+def _bigrams(plan: Plan, which: int, count: int, some: int, message: int, scratch: Scratch, out: Any, at: int) -> int:
+    """Add the items whose bigrams a text holds closely enough; `some` of the `count` in `scratch.grams` may be rare."""
+    grams, passed = scratch.grams, scratch.passed
     mask = np.uint64(0)
-    for place in range(count):
-        key = scratch.grams[place]
-        if (place and scratch.grams[place - 1] == key) or not maybe(plan.sets, which, key):
+    for one in range(some):
+        place = passed[one]
+        key = grams[place]
+        if place and grams[place - 1] == key:
             continue
         number = find(plan.sets, which, key)
         if number < 0:
@@ -226,16 +228,6 @@ def _power(exponent: int) -> np.uint64:
             out *= base
         base *= base
         exponent >>= 1
-    return out
-
-
-@compiled
-def run_hashes(words: Hashes, at: Ints) -> Hashes:
-    """The polynomial hash of each item's words, as `_same` compares it."""
-    out = np.zeros(at.size - 1, np.uint64)
-    for item in range(at.size - 1):
-        for place in range(at[item], at[item + 1]):
-            out[item] = out[item] * POWER + words[place]
     return out
 
 
@@ -269,14 +261,16 @@ def _same(plan: Plan, item: int, words: Hashes, start: int, length: int, prefixe
 def _runs(plan: Plan, which: int, words: Hashes, count: int, message: int, scratch: Scratch, out: Any, at: int) -> int:
     """Add the items whose words stand in a text one after the other."""
     prefixes = np.empty(0, np.uint64)
+    grams, passed = scratch.grams, scratch.passed
     for size in range(1, TAIL + 1):
         if not plan.tails[size]:
             continue
-        grams = scratch.grams
         made = _grams(words, count, size, grams)
-        for place in range(made):
-            if not maybe(plan.sets, which, grams[place]):
-                continue
+        some = passing(
+            plan.sets.filter, np.uint64(plan.sets.filter_at[which]), plan.sets.mask[which], grams, made, passed
+        )
+        for one in range(some):
+            place = passed[one]
             number = find(plan.sets, which, grams[place])
             if number < 0:
                 continue
@@ -298,27 +292,16 @@ def _runs(plan: Plan, which: int, words: Hashes, count: int, message: int, scrat
 
 
 @compiled
-def _one(
-    plan: Plan, message: int, every: Hashes, count: int, words: Hashes, said: int, scratch: Scratch, out: Any, at: int
-) -> int:
-    """Add the hits of one text, given its tokens and words; returns how many hits there are by now."""
-    grams = scratch.grams
-    for table in range(plan.size.size):
-        size = plan.size[table]
-        made = _grams(every, count, size, grams) if plan.every[table] else _grams(words, said, size, grams)
-        base, mask = np.uint64(plan.sets.filter_at[table]), plan.sets.mask[table]
-        for place in range(made):
-            if 0 < place < made - 1 and grams[place - 1] == grams[place] and grams[place + 1] == grams[place]:
-                continue  # one symbol over and over: its ends say all there is to say
-            if passes(plan.sets.filter, base, mask, grams[place]):
-                number = find(plan.sets, table, grams[place])
-                if number >= 0:
-                    at = _put(out, at, message, table, number, 1, place, place + size)
-    if plan.tails[0]:
-        at = _runs(plan, plan.size.size + 1, words, said, message, scratch, out, at)
-    if plan.bigrams.size:
-        _grams(words, said, 2, grams)
-        at = _bigrams(plan, plan.size.size, said, message, scratch, out, at)
+def _known(plan: Plan, table: int, made: int, some: int, message: int, scratch: Scratch, out: Any, at: int) -> int:
+    """Add the n-grams of a table among the `some` of the `made` in `scratch.grams` that its filter let through."""
+    grams, passed = scratch.grams, scratch.passed
+    for k in range(some):
+        place = passed[k]
+        if 0 < place < made - 1 and grams[place - 1] == grams[place] and grams[place + 1] == grams[place]:
+            continue  # one symbol over and over: its ends say all there is to say
+        number = find(plan.sets, table, grams[place])
+        if number >= 0:
+            at = _put(out, at, message, table, number, 1, place, place + plan.size[table])
     return at
 
 
@@ -331,12 +314,27 @@ def _scan(
     for message in todo:
         longest = max(longest, at[message + 1] - at[message])
     room = scratch_for(longest)
+    words, every, grams, passed = room[3], room[4], scratch.grams, scratch.passed
+    filters, bases, masks = plan.sets.filter, plan.sets.filter_at, plan.sets.mask
+    sizes, operators, tables = plan.size, plan.every, plan.size.size
+    runs, bigrams = plan.tails[0] > 0, plan.bigrams.size > 0
     found = 0
     for message in todo:
         said, count = split_tokens(data, at[message], at[message + 1], wide, signs, room)
         failed[message] = min(said, 0)
-        if said > 0 or count > 0:
-            found = _one(plan, message, room[4], count, room[3], said, scratch, out, found)
+        for table in range(tables):
+            size = sizes[table]
+            made = _grams(every, count, size, grams) if operators[table] else _grams(words, said, size, grams)
+            some = passing(filters, np.uint64(bases[table]), masks[table], grams, made, passed)
+            if some:
+                found = _known(plan, table, made, some, message, scratch, out, found)
+        if runs and said > 0:
+            found = _runs(plan, tables + 1, words, said, message, scratch, out, found)
+        if bigrams and said > 1:
+            made = _grams(words, said, 2, grams)
+            some = passing(filters, np.uint64(bases[tables]), masks[tables], grams, made, passed)
+            if some:
+                found = _bigrams(plan, tables, made, some, message, scratch, out, found)
     return int(found)
 
 
@@ -384,6 +382,7 @@ def _scratch(plan: Plan, room: int) -> Scratch:
         np.empty(room, np.uint64),
         np.empty(slots, np.int32),
         np.empty(room, np.int32),
+        np.empty(room, np.int64),
         np.full(len(plan.allowed), -1, np.int64),
         np.empty(room, np.int64),
         np.empty(room, np.int64),

@@ -22,7 +22,7 @@ from curate.contamination.index import EvalIndex
 from curate.contamination.scan import RUN, WIDTH, scan
 from curate.contamination.tokens import token_hash, tokenise
 from curate.splitting import Hashes, Ints
-from curate.stages.text import ASSISTANT, USER, Messages, joined, unfold
+from curate.stages.text import ASSISTANT, USER, Messages, joined, unfold, whole
 from curate.words import words
 
 SHORT: Final = 102  # kinds of hits beside those of `scan`: a short item, standing alone
@@ -60,8 +60,7 @@ def sketch(index: EvalIndex, table: pa.Table, scope: str, start: int, *, every: 
     messages = unfold(table)
     content = joined(messages.fields["content"])
     inside = np.flatnonzero(in_scope(messages, scope))
-    whole = len(inside) == len(messages.roles)
-    hits = scan(index.plan, content if whole else content.take(pa.array(inside)))
+    hits = scan(index.plan, content if len(inside) == len(messages.roles) else content.take(pa.array(inside)))
     hits[:, 0] = inside[hits[:, 0]]
     hits = settled(index, hits, messages, content)
     rows = messages.rows[hits[:, 0]]
@@ -70,14 +69,13 @@ def sketch(index: EvalIndex, table: pa.Table, scope: str, start: int, *, every: 
     owners = messages.rows[places]
     some = np.bincount(owners, minlength=table.num_rows) > 0
     here = pa.array(np.where(some, np.arange(table.num_rows), -1), mask=~some)
-    origin = table.column("origin").combine_chunks()
-    origin = pa.array([], origin.type) if isinstance(origin, pa.ChunkedArray) else origin
+    origin = whole(table.column("origin"))
     local = pa.array((places - messages.starts[owners]).astype(np.int32))
-    offsets = pa.array(_offsets(messages, places, np.isin(np.arange(len(messages.roles)), inside)))
+    offsets = pa.array(_offsets(messages, places, inside[some[messages.rows[inside]]]))
     texts = pa.StructArray.from_arrays([local, offsets, content.take(pa.array(places))], fields=list(TEXT))
     columns = [
         pa.array(np.arange(start, start + table.num_rows, dtype=np.int64)),
-        *(table.column(name).combine_chunks().take(here) for name in ("id", "source")),
+        *(whole(table.column(name)).take(here) for name in ("id", "source")),
         *(origin.field(name).take(here) for name in ("file", "row")),
         _lists(rows, table.num_rows, pa.StructArray.from_arrays(list(hits.T.copy()), fields=list(HIT))),
         _lists(owners, table.num_rows, texts),
@@ -85,15 +83,20 @@ def sketch(index: EvalIndex, table: pa.Table, scope: str, start: int, *, every: 
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _offsets(messages: Messages, places: Ints, inside: NDArray[np.bool_]) -> Ints:
-    """Where the content of each of `places` begins in the text of its record's messages in scope."""
-    fields = [messages.fields[name] for name in ("reasoning", "content", "tool_calls")]
+def _offsets(messages: Messages, places: Ints, near: Ints) -> Ints:
+    """Where the content of each of `places` begins in the text of its record's messages in scope.
+
+    `near` are the messages in scope of the records that have any of `places`; all are sorted.
+    """
+    fields = [messages.fields[name].take(pa.array(near)) for name in ("reasoning", "content", "tool_calls")]
     sizes = [
         pc.utf8_length(field).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1 for field in fields
     ]
-    whole = np.maximum(sum(sizes), 1) * inside  # parts are joined by line feeds, an empty message is one line feed
-    before = np.concatenate([[0], np.cumsum(whole)])
-    out: Ints = before[places] - before[messages.starts[messages.rows[places]]] + sizes[0][places]
+    lengths = np.maximum(sum(sizes), 1)  # parts are joined by line feeds, an empty message is one line feed
+    before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    rows = messages.rows[near]
+    here = np.searchsorted(near, places)
+    out: Ints = before[here] - before[np.searchsorted(rows, rows[here])] + sizes[0][here]
     return out
 
 
