@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from curate.foundation.console import printable, redact
 from curate.foundation.errors import DataError, UsageError
-from train.recording import FOLDER
+from train.recording import FOLDER, run_of, settle
 from train.scoring import wilson
 
 ENDING: Final = ".responses.jsonl"
@@ -123,6 +123,8 @@ def _files(a: Path, b: Path, task: str | None) -> dict[str, tuple[Path, Path]]:
         return {task or b.name.removesuffix(ENDING): (a, b)}
     found = []
     for path in (a, b):
+        if run := run_of(path):
+            settle(run)
         folder = next((f for f in (path / FOLDER, path.parent / FOLDER) if path.is_dir() and f.is_dir()), None)
         if folder is None:
             raise UsageError(

@@ -1,12 +1,14 @@
 """One evaluation, from the request to the card: items, prompts, answers, judgement, files, rows.
 
-Every answer is kept (`<name>.responses.jsonl`), beside what was asked and what came out (`<name>.json`). `before` asks the
-model that a run began with the very same prompts; `strategies` asks four times: zero or one worked example, with and without
-an instruction. `reference` in place of a model answers with the task's own solutions: the check of parser and sandbox.
+Every answer is kept (`<name>.responses.jsonl`), beside what was asked and what came out (`<name>.json`); until all are in, an
+earlier evaluation stays as it was. `before` asks the model that a run began with the very same prompts; `strategies` asks
+four times: zero or one worked example, with and without an instruction. `reference` in place of a model answers with the
+task's own solutions: the check of parser and sandbox.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +23,8 @@ from train.asking import Asker
 from train.comparing import paired, table
 from train.config import TrainConfig
 from train.evaluate import Prompting, ask_all, final_of, load_model, responses_jsonl
-from train.final import FOLDER as FINAL
 from train.generating import BATCH
-from train.recording import FOLDER, record_evaluation, run_of, sound
+from train.recording import FOLDER, record_evaluation, recordable, run_of
 from train.scoring import Response, Said, Score, executed, judge, lines, row_of, score
 from train.tasks.items import Item, Task, examples, subset
 
@@ -90,7 +91,7 @@ def evaluate(request: Request, console: Console) -> tuple[dict[str, Any], str]:
     if request.before and run is None:
         raise UsageError(f"--before: {request.model} is no run", hint="name a folder that train run wrote")
     if run:
-        sound(Store(run, "run"), f"{FINAL}/")
+        recordable(run)
     if warning := leaked(run, task):
         console.warn(warning)
     results: list[Result] = []
@@ -99,8 +100,7 @@ def evaluate(request: Request, console: Console) -> tuple[dict[str, Any], str]:
             results.append(_one(request, task, items, asked, prompting, console))
     order = list(dict.fromkeys(result.task for result in results))
     results.sort(key=lambda result: order.index(result.task))  # before and after side by side
-    if run:
-        record_evaluation(run, [row_of(result.task, result.model, result.score) for result in results])
+    _keep(request, run, results)
     facts = results[-1].facts if len(results) == 1 else {"results": [result.facts for result in results]}
     facts |= {"warning": warning} if warning else {}
     return facts, _text(results, run, warning)
@@ -203,7 +203,6 @@ def _one(
         "items": digest_of(sorted(response.item for response in responses)),
         **({"sandbox": layers} if layers else {}),
     }
-    facts["responses"] = str(_keep(request, name, facts, responses))
     return Result(
         name, task.name if plain else f"{task.name}, {prompting.described}", asked.label, told, responses, facts
     )
@@ -219,20 +218,30 @@ def _told_apart(responses: list[Response]) -> list[Response]:
     return out
 
 
-def _keep(request: Request, name: str, facts: Mapping[str, Any], responses: list[Response]) -> Path:
-    """Write facts and responses: into `evaluations/` of the run or model, or to the file that was asked for."""
-    run, given = run_of(request.model), request.responses
-    several = request.strategies or request.before
-    if run or not given:
-        root = run or (Path() if facts["model"] == REFERENCE else request.model)
-        store = Store(root, "run")
-        store.write_json(f"{FOLDER}/{name}.json", dict(facts))
-        target = store.path(f"{FOLDER}/{name}.responses.jsonl")
-    if given:
-        target = given.with_name(f"{given.stem}.{name}{given.suffix}") if several else given
-    with replacing(target) as temp:
-        temp.write_bytes(responses_jsonl(responses))
-    return target
+def _keep(request: Request, run: Path | None, results: list[Result]) -> None:
+    """Write facts and responses of all: into `evaluations/` of the run (whole or not at all) or model, or where asked."""
+    given, several = request.responses, request.strategies or request.before
+    files: dict[str, bytes] = {}
+    root = run or (Path() if results[0].model == REFERENCE else request.model)
+    for result in results:
+        own, said = f"{result.name}.responses.jsonl", responses_jsonl(result.responses)
+        if run or not given:
+            files |= {own: said, f"{result.name}.json": _json(result.facts)}
+        target = root / FOLDER / own
+        if given:
+            target = given.with_name(f"{given.stem}.{result.name}{given.suffix}") if several else given
+            with replacing(target) as temp:
+                temp.write_bytes(said)
+        result.facts["responses"] = str(target)
+    if run:
+        record_evaluation(run, [row_of(result.task, result.model, result.score) for result in results], files)
+    else:
+        for name, data in files.items():
+            Store(root, "run").write_bytes(f"{FOLDER}/{name}", data)
+
+
+def _json(facts: Mapping[str, Any]) -> bytes:
+    return (json.dumps(facts, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogatepass")
 
 
 def leaked(run: Path | None, task: Task) -> str:

@@ -228,6 +228,7 @@ def _already(store: Store, identity: checkpoint.Identity, console: Console, card
             f"{store.root} holds a finished run that differs: {'; '.join(lines)}",
             hint="name another run folder, or replace this one with --overwrite",
         )
+    recording.put_back(store)
     recording.sound(store)
     store.sweep()
     write_card(store.root, manifest, gallery=cards)

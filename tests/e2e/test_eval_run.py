@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -144,3 +146,69 @@ def test_mistakes_in_a_request_are_told(run, task, capsys):
         call(capsys, "eval", task, "--task", "gsm8k", "--data", task, "--before")
     with pytest.raises(UsageError, match="the model has 128"):
         call(capsys, "eval", run, "--task", "gsm8k", "--data", task, "--max-new-tokens", "999")
+
+
+KILLED = """
+import json, os, pathlib, signal, sys
+from curate.foundation.store import Store, digest_file
+from train.recording import OLD, record_evaluation, settle
+run = pathlib.Path(sys.argv[1])
+replace = pathlib.Path.replace
+
+def recorded(items, left):
+    def counted(self, target):
+        nonlocal left
+        left -= "evaluations" in str(target) or target.name == "manifest.json"
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+    if (child := os.fork()) == 0:
+        pathlib.Path.replace = counted
+        answers = {name: f"{items} answers".encode() for name in ("t.json", "t.responses.jsonl")}
+        record_evaluation(run, [{"task": "t", "model": "after", "items": items}], answers)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    settle(run)
+    store = Store(run, "run")
+    assert store.verify() == [] and not (run / OLD).exists(), left
+    rows = [row["items"] for row in store.manifest()["evaluation"]]
+    return code, rows, {name: digest_file(run / name) for name in store.names()}
+
+found = [recorded(3, 99)]
+while len(found) == 1 or found[-1][0]:
+    found.append(recorded(4, len(found) - 1))
+print(json.dumps(found))
+"""
+
+
+def test_a_recording_that_is_killed_anywhere_leaves_the_earlier_one_whole(run):
+    """Killed before each file that it puts in place, the manifest last: the card's scores are those of the answers."""
+    command = [sys.executable, "-P", "-c", KILLED, str(run)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    (_, _, earlier), *killed, (_, rows, later) = json.loads(said.stdout)
+    assert [code for code, _, _ in killed] == [-signal.SIGKILL] * 3, "before two files and the manifest"
+    assert all(rows == [3] and names == earlier for _, rows, names in killed) and rows == [4]
+    own = [name for name in earlier if name.startswith("evaluations/")]
+    assert len(own) == 2 and all(later[name] != earlier[name] for name in own)
+
+
+def test_until_every_answer_is_in_an_earlier_evaluation_stays(run, task, capsys, monkeypatch):
+    from train import evaluating
+
+    words = ("eval", run, "--task", "gsm8k", "--data", task, "--max-new-tokens", "6", "--strategies")
+    words += ("--instruction", "what is then")
+    call(capsys, *words, "--n", "3")
+    earlier = {name: (run / name).read_bytes() for name in Store(run, "run").names()}
+    asked, ask = [], evaluating.ask_all
+
+    def stopped(*args, **kwargs):
+        asked.append(len(args[2]))
+        if len(asked) == 3:
+            raise DataError("the machine went away")
+        return ask(*args, **kwargs)
+
+    monkeypatch.setattr(evaluating, "ask_all", stopped)
+    with pytest.raises(DataError, match="went away"):
+        call(capsys, *words, "--n", "4")
+    assert asked == [4, 4, 4]
+    assert earlier == {name: (run / name).read_bytes() for name in Store(run, "run").names()}
