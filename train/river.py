@@ -1,8 +1,9 @@
 """A recipe from its sources to its table: curate, pack, score, train, score again, compare.
 
-The recipe, with its `smoke:` overlay where asked for and every `--set`, is written to `recipe.yaml` of the run's folder, and
-each step is the command of that name with it: what is complete is skipped, what was killed goes on. Costs what the
-steps cost; what a recipe needs from the hub is looked for before the first of them, within a second.
+The recipe, with its `smoke:` overlay where asked for and every `--set`, is written to `recipe.yaml` of the run's folder. Each
+step is the command of that name with `steps.yaml`, the same without what is asked before and after: another floor or task
+makes nothing again. What is complete is skipped, what was killed goes on. Costs what the steps cost; what a recipe
+needs from the hub is looked for before the first of them, within a second.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from curate.foundation.store import MANIFEST, replacing
 from train.needing import require
 from train.resolving import River
 
-OWN: Final = ("recipe.yaml", "raw", "out", "shards", "run", "before", "after", "cells", "runs")
+STEPS: Final = "steps.yaml"
+OWN: Final = ("recipe.yaml", STEPS, "raw", "out", "shards", "run", "before", "after", "cells", "runs")
 Said = tuple[dict[str, Any], str]
 
 
@@ -115,12 +117,13 @@ def run(river: River, root: Path, console: Console) -> Said:
 
 
 def prepared(river: River, root: Path) -> Path:
-    """The folder with the resolved recipe in it, which every step reads."""
+    """The folder with the resolved recipe in it, and the part of it that the steps read."""
     (root / "raw").mkdir(parents=True, exist_ok=True)
-    file = root / "recipe.yaml"
-    with replacing(file) as temp:
-        temp.write_text(yaml.safe_dump(river.recipe, sort_keys=False, allow_unicode=True, width=100), "utf-8")
-    return file
+    steps = {key: value for key, value in river.recipe.items() if key not in ("eval", "sweep")}
+    for name, recipe in (("recipe.yaml", river.recipe), (STEPS, steps)):
+        with replacing(root / name) as temp:
+            temp.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100), "utf-8")
+    return root / STEPS
 
 
 def curated(file: Path, root: Path, console: Console) -> Path:

@@ -43,10 +43,11 @@ class Where(Frozen):
 
     @model_validator(mode="after")
     def _compiled(self) -> Where:
-        from curate.stages.predicate import compile_condition
+        if entries := (*self.drop, *self.keep):
+            from curate.stages.predicate import compile_condition  # brings numpy and pyarrow
 
-        for entry in (*self.drop, *self.keep):
-            compile_condition(entry)
+            for entry in entries:
+                compile_condition(entry)
         return self
 
 

@@ -92,6 +92,18 @@ def test_a_rerun_redoes_nothing_and_says_the_same(ran):
     assert [path.stat().st_mtime_ns for path in files] == stamps
 
 
+def test_another_floor_or_task_makes_neither_records_nor_shards_nor_the_run_again(ran, tmp_path):
+    folder, sets, facts, _ = ran
+    copy = tmp_path / "river"
+    shutil.copytree(folder, copy)
+    made = [copy / part / "manifest.json" for part in ("out", "shards")] + [copy / "run" / "metrics.jsonl"]
+    stamps = [path.stat().st_mtime_ns for path in made]
+    more = [*sets, "eval.expect.zero-shot=0.0", "eval.tasks.zero-shot.n=3"]
+    found, _ = river.run(resolve("gsm8k-lora-socratic", more, smoke=True), copy, Heard())
+    assert [path.stat().st_mtime_ns for path in made] == stamps
+    assert found["results"] == facts["results"] and found["tasks"]["zero-shot"]["after"]["total"] == 3
+
+
 def test_what_is_lost_is_made_again_and_a_missed_floor_is_exit_1_with_everything_written(ran, tmp_path):
     folder, sets, facts, _ = ran
     copy = tmp_path / "river"
