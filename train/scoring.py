@@ -16,7 +16,6 @@ from typing import Any, Final
 from train.tasks import answers, programs
 from train.tasks.items import Item
 
-GRADED: Final = ("number", "latex", "answer")
 Z95: Final = 1.959964
 
 

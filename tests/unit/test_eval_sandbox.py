@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train.tasks.sandbox import OUTCOMES, Job, Limits, execute
+from train.tasks.sandbox import Job, Limits, execute
 
 LIMITS = Limits(cpu=2, wall=8, memory=512 << 20, file=1 << 20)
 
@@ -50,7 +50,7 @@ def run(program, *pairs, **limits):
 )
 def test_a_program_comes_to(program, outcome):
     said = run(program)
-    assert said == outcome and said.partition(" ")[0] in OUTCOMES
+    assert said == outcome
 
 
 def test_a_sleeper_is_ended_by_the_clock():

@@ -15,7 +15,6 @@ from fractions import Fraction
 from typing import Final
 
 MARKER: Final = re.compile(r"####")
-LINE: Final = re.compile(r"(?m)^A:")  # how the GSM8K authors' own samples write it
 NUMBER: Final = re.compile(
     r"[-+\u2212]?\s?[$\u20ac\u00a3]?\s?[-+\u2212]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+\b)?"
 )

@@ -24,8 +24,6 @@ from curate.foundation.errors import MachineError
 
 INSIDE: Final = Path(__file__).with_name("confine.py")
 SHARE: Final = 32  # jobs a supervisor
-# What an outcome may be; an error has the exception's name behind it.
-OUTCOMES: Final = ("passed", "failed", "error", "timeout", "memory", "output", "exited", "killed")
 
 
 @dataclass(frozen=True, slots=True)
