@@ -10,7 +10,6 @@ guard 0.3 s more.
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -85,8 +84,7 @@ class GigatokenEngine:
     def __init__(self, tokenizer: Tokenizer) -> None:
         import gigatoken
 
-        bare = {**tokenizer.spec, "post_processor": None, "truncation": None, "padding": None}
-        self._giga = gigatoken.Tokenizer.from_json(json.dumps(bare, ensure_ascii=False))
+        self._giga = gigatoken.Tokenizer.from_json(tokenizer.bare)
         self._oracle = HfEngine(tokenizer)
         self._normalizes = tokenizer.normalizes
 

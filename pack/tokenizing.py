@@ -38,7 +38,8 @@ class Tokenizer:
         self.config = config
         self.name = name
         self.template = template
-        self.backend = tokenizers.Tokenizer.from_str(json.dumps({**spec, **_BARE}, ensure_ascii=False))
+        self.bare = json.dumps({**spec, **_BARE}, ensure_ascii=False)
+        self.backend = tokenizers.Tokenizer.from_str(self.bare)
 
     @classmethod
     def load(cls, source: str | Path | None = None) -> Tokenizer:
@@ -98,7 +99,14 @@ class Tokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """Entries, added tokens included: the least number of embedding rows."""
-        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+        added = (self.token_id(token["content"]) for token in self.spec.get("added_tokens", []))
+        return max((*self.vocabulary.values(), *(number for number in added if number is not None))) + 1
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Token text -> id of the model's own entries, added tokens not included."""
+        listed = self.spec["model"]["vocab"]  # asking the backend would copy it
+        return listed if isinstance(listed, dict) else self.backend.get_vocab(with_added_tokens=False)
 
     @property
     def bos_id(self) -> int | None:
@@ -262,18 +270,22 @@ def _byte_table(tokenizer: Tokenizer) -> list[bytes] | None:
     decoder = json.dumps(tokenizer.spec.get("decoder"), ensure_ascii=False)
     table: list[bytes] = [b""] * tokenizer.vocab_size
     if '"ByteLevel"' in decoder and '"Sequence"' not in decoder:
-        from_char = _byte_level()
-        for text, i in tokenizer.backend.get_vocab(with_added_tokens=False).items():
-            table[i] = bytes(from_char.get(c, 63) for c in text)
+        vocabulary = tokenizer.vocabulary
+        known = _byte_level()  # any other character is written as "?"
+        others = {code: 63 for code in range(256) if chr(code) not in known}
+        spelled = "".join(vocabulary).translate({**others, **{ord(c): byte for c, byte in known.items()}})
+        raw, at = spelled.encode("latin-1", "replace"), 0
+        for text, i in vocabulary.items():
+            table[i] = raw[at : (at := at + len(text))]
     elif '"ByteFallback"' in decoder and '"Strip"' not in decoder:
-        for text, i in tokenizer.backend.get_vocab(with_added_tokens=False).items():
+        for text, i in tokenizer.vocabulary.items():
             fallback = re.fullmatch(r"<0x([0-9A-F]{2})>", text)
             table[i] = bytes([int(fallback[1], 16)]) if fallback else text.replace("▁", " ").encode()
     else:
         return None
     for token in tokenizer.spec.get("added_tokens", []):
-        if (known := tokenizer.token_id(token["content"])) is not None:
-            table[known] = token["content"].replace("▁", " " if "▁" in decoder else "▁").encode()
+        if (number := tokenizer.token_id(token["content"])) is not None:
+            table[number] = token["content"].replace("▁", " " if "▁" in decoder else "▁").encode()
     return table
 
 

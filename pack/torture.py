@@ -89,8 +89,8 @@ def torture(control: Iterable[str] = ()) -> list[str]:
 
 def _planes() -> Iterable[str]:
     """Every 7th assigned, non-combining character of all planes, in texts of 64 with a letter between."""
-    chars = [chr(c) for c in range(0x20, sys.maxunicode + 1, 7) if _plain(chr(c))]
-    chars = [c for c in chars if ord(c) < 0x3000 or ord(c) % 49 == 0]
+    codes = (c for c in range(0x20, sys.maxunicode + 1, 7) if c < 0x3000 or c % 49 == 0)
+    chars = [chr(c) for c in codes if _plain(chr(c))]
     for start in range(0, len(chars), 64):
         yield "a".join(chars[start : start + 64])
 
