@@ -31,7 +31,6 @@ IGNORE: Final = -100
 BATCH_ROWS: Final = 1_000
 BATCH_TOKENS: Final = 1 << 22
 TRAINED_BIT: Final = np.uint32(1 << 31)
-SPLITS: Final = ("train", "eval")
 
 SEGMENT: Final = pa.struct(
     [

@@ -149,6 +149,14 @@ def test_a_slow_tokenizer_is_refused_with_the_line_that_converts_it(place, build
     assert not (place / "shards").exists()
 
 
+def test_a_folder_with_nothing_in_it_is_refused_and_nothing_is_written(place, build):
+    shutil.rmtree(place / "out")
+    (place / "out").mkdir()
+    code, said = build()
+    assert code in (1, 2) and "out" in said and "hint:" in said, said
+    assert not (place / "shards/manifest.json").exists()
+
+
 def contents(folder):
     """Every file of the shards; not what a run says of itself, and not the card, whose title is the folder's name."""
     names = sorted(path for folders in ("train", "tokenizer") for path in (folder / folders).rglob("*"))
