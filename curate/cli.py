@@ -70,6 +70,9 @@ def filter_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Every stage in order: select, length, quality, exact, minhash, embedding (off), decontaminate; then the card."""
+    spread = Spread(workers, executor, overwrite, cards, address)
+    if not (print_config or dry_run):
+        spread.expect(raw, ["curate.ready"])  # before the imports of this process
     from curate import commands
 
     flags = {
@@ -86,7 +89,6 @@ def filter_command(
     if print_config:
         show_config(console, resolved)
         return
-    spread = Spread(workers, executor, overwrite, cards, address)
     session = Session()
     raw = str(session.read(raw))
     if dry_run:

@@ -10,6 +10,7 @@ from curate.config import Resolved, merge, resolve, validate
 from curate.curated import CuratedUnit, open_folder, units
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
+from curate.foundation.executor import SMALL as SMALL
 from curate.foundation.executor import Spread
 from curate.pipeline import Work, check_target, run
 from curate.places import is_raw, keeps_restored, known_sources, not_inside
@@ -17,7 +18,6 @@ from curate.settings import DEFAULT, STAGES, CurateConfig
 from curate.sources import SourceSettings
 
 Said = tuple[Any, str]
-SMALL = 24 << 20  # bytes of input that one process reads in the time that workers take to start
 
 
 def size_of(unit: Any) -> int:

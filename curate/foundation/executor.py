@@ -5,17 +5,14 @@ back in the order of the items whatever the number of workers, so everything der
 1, 2 or 1,000 workers. At most `2 x workers` items are in flight. An error names its item. A worker that the kernel
 kills is found out: what was in flight is retried alone, and only the item that kills again is blamed.
 
-Backends: `inline` (this process), `processes` (spawned, dying with their parent), `ray` (cluster.py). A Slurm or
-Kubernetes slice takes `slice_of(items, i, n)` of the same list.
+Backends: `inline` (this process), `processes` (forked from a server or spawned, see server.py; they die with their
+parent), `ray` (cluster.py). A Slurm or Kubernetes slice takes `slice_of(items, i, n)` of the same list.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,13 +20,15 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from curate.foundation.errors import GristmillError, MachineError, UsageError
+from curate.foundation.server import context, die_with_parent, start_server
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Name = Callable[[Any], str]
+SMALL: Final = 24 << 20  # bytes of input that one process reads in the time that workers take to start
 
 
 class Executor(Protocol):
@@ -61,7 +60,7 @@ class Inline:
 
 
 class Processes:
-    """Runs tasks in spawned worker processes that die with their parent; the pool is kept from map to map."""
+    """Runs tasks in worker processes that die with their parent; the pool is kept from map to map."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -129,8 +128,7 @@ class Processes:
 
     @staticmethod
     def _pool(workers: int) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
+        return ProcessPoolExecutor(workers, mp_context=context(), initializer=_start_worker)
 
 
 def executor(kind: str = "auto", workers: int = 0, address: str | None = None) -> Executor:
@@ -164,11 +162,24 @@ class Spread:
     cards: Path | None
     address: str | None = None
 
+    def expect(self, place: str, modules: Sequence[str]) -> None:
+        """Where the size of `place` asks for processes, begin to import `modules` in a server that they come from."""
+        if isinstance(self.over(_size(Path(place)), SMALL), Processes):
+            start_server(modules)
+
     def over(self, size: int, small: int) -> Executor:
         """The executor for `size` bytes; under `small`, workers are not worth their start, unless they were asked for."""
         if self.executor == "auto" and not self.workers and size < small:
             return Inline()
         return executor(self.executor, self.workers, self.address)
+
+
+def _size(place: Path) -> int:
+    """Bytes of a local file or folder, 0 for anything else."""
+    if place.is_file():
+        return place.stat().st_size
+    paths = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def usable_cores() -> int:
@@ -203,19 +214,12 @@ def blame(name: str, error: BaseException) -> GristmillError:
     return blamed
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker() -> None:
     """Die with the parent, leave Ctrl-C to it, and keep each library to one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     single_threaded()
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-    else:  # pragma: no cover - measured on Linux only
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    die_with_parent()
 
 
 def single_threaded() -> None:
@@ -223,11 +227,3 @@ def single_threaded() -> None:
     for name in ("POLARS_MAX_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def _watch(parent: int) -> None:  # pragma: no cover - see _start_worker
-    import time
-
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)

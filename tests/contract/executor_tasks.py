@@ -54,3 +54,11 @@ def leaves_a_pool_open():
     from curate.foundation.executor import Processes
 
     assert list(Processes(2).map(square, range(4))) == [0, 1, 4, 9]
+
+
+def busy(seconds):
+    """Uses so much of a processor, and says how much that was."""
+    began = time.process_time()
+    while time.process_time() - began < seconds:
+        pass
+    return time.process_time() - began

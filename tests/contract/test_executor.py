@@ -12,8 +12,44 @@ sys.path.insert(0, str(Path(__file__).parent))  # spawned workers inherit it and
 
 import executor_tasks as tasks
 
+from curate.foundation import server
 from curate.foundation.errors import DataError, GristmillError, MachineError, UsageError
 from curate.foundation.executor import Inline, Processes, executor, slice_of
+
+
+@pytest.fixture(params=["spawned", "forked from a server"])
+def begun(request):
+    """Each way in which workers begin."""
+    if request.param != "spawned":
+        server.start_server(["executor_tasks", "there.is.no.such.module"])
+        assert server.running() == (sys.platform == "linux")
+    yield request.param
+    server.stop_server()
+    assert not server.running()
+
+
+def test_workers_from_a_server_give_the_same(begun):
+    backend = Processes(2)
+    assert list(backend.map(tasks.slow_first, range(5))) == list(range(5))
+    assert list(backend.map(tasks.square, range(9))) == [n * n for n in range(9)]
+    backend._drop()
+
+
+def test_what_workers_from_a_server_used_is_counted_as_used_by_children():
+    script = """
+import resource
+from curate.foundation import server
+from curate.foundation.executor import Processes
+from executor_tasks import busy
+server.start_server([])
+backend = Processes(2)
+spent = sum(backend.map(busy, [0.3, 0.3]))
+backend._drop()
+server.stop_server()
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+assert used.ru_utime + used.ru_stime >= spent >= 0.6, (used, spent)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
 
 
 @pytest.mark.parametrize("backend", [Inline(), Processes(2), Processes(4)], ids=["inline", "2", "4"])
@@ -32,7 +68,7 @@ def test_an_error_names_its_item_and_keeps_its_type(backend):
     assert caught.value.hint == "mend it"
 
 
-def test_a_worker_that_is_killed_twice_blames_its_item_and_no_other():
+def test_a_worker_that_is_killed_twice_blames_its_item_and_no_other(begun):
     done = []
     with pytest.raises(MachineError, match="file-3: the worker that read it was killed"):
         for result in Processes(2).map(tasks.killed_on_three, range(8), name=lambda n: f"file-{n}"):
@@ -40,18 +76,21 @@ def test_a_worker_that_is_killed_twice_blames_its_item_and_no_other():
     assert done == [0, 1, 2]
 
 
-def test_a_worker_that_is_killed_once_costs_nothing_but_time(tmp_path):
+def test_a_worker_that_is_killed_once_costs_nothing_but_time(tmp_path, begun):
     jobs = [(number, str(tmp_path)) for number in range(8)]
     assert list(Processes(2).map(tasks.killed_once, jobs)) == list(range(8))
 
 
-def test_workers_die_with_their_parent(tmp_path):
+@pytest.mark.parametrize("before", ["", "server.start_server(['executor_tasks'])"], ids=["spawned", "from a server"])
+def test_workers_die_with_their_parent(tmp_path, before):
     script = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import executor_tasks
+from curate.foundation import server
 from curate.foundation.executor import Processes
 if __name__ == "__main__":
+    {before}
     list(Processes(2).map(executor_tasks.write_pid_and_wait, [(i, {str(tmp_path)!r}) for i in range(2)]))
 """
     path = tmp_path / "parent.py"
