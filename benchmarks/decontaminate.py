@@ -174,7 +174,7 @@ def write(data: Path, work: Path, docs: int) -> tuple[str, str]:
         for row in rows[:docs]
     ]
     pq.write_table(pa.table({"text": pa.array(texts, pa.large_string())}), work / "texts.parquet")
-    items = load([str(data / "eval")]).table.select(["eval", "item", "question", "answer"])
+    items = load([str(data / "eval")]).table.select(["eval", "item", "question", "choices", "answer"])
     pq.write_table(items, work / "items.parquet")
     return str(work / "texts.parquet"), str(work / "items.parquet")
 

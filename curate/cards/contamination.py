@@ -3,7 +3,7 @@
 The facts of the stage `decontaminate`, as the manifest keeps them (all counts of distinct things):
 
     evals        [{name, items, digest, licence, origin, hit_items, removed, flagged, undetectable, undetectable_items,
-                   with_answer (undetectable, but found where their answer follows), by_rule: {rule: {removed, flagged}}}]
+                   with_answer (undetectable, but found where their answer or choices follow), by_rule: {rule: {removed, flagged}}}]
     heatmap      {eval: {source: items of the eval that this source hits}}
     boilerplate  [{eval, ngram, items, records}]: n-grams left out of the comparison
     scope        whose turns were compared; report_only: nothing was removed
@@ -127,7 +127,7 @@ def _told(facts: Mapping[str, Any]) -> Markdown:
     told += "An item counts as undetectable when no active rule would find it even word for word: it is too short, or "
     told += "all of it is boilerplate; `card.json` names each one."
     if found := sum(entry.get("with_answer", 0) for entry in facts["evals"]):
-        told += f" Of these, {found:,} are still found where their answer follows."
+        told += f" Of these, {found:,} are still found where their answer, or all their choices, follow."
     if facts.get("report_only"):
         told += " **Report only: nothing was removed.**"
     return Markdown(told)

@@ -14,16 +14,18 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.compiled import compiled
 from curate.contamination.index import EvalIndex
 from curate.contamination.lookup import build
+from curate.contamination.offered import MOST
 from curate.contamination.rules import Rules, needed
 from curate.contamination.scan import POWER, TAIL, Plan, _grams
 from curate.contamination.tokens import Tokens, tokenise
 from curate.splitting import Hashes, Ints
-from curate.stages.text import joined
+from curate.stages.text import joined, whole
 
 GUARD: Final = 5  # words of a run that, shared by several items, is a phrase and not an item
 NEVER: Final = 1 << 40
@@ -59,7 +61,7 @@ class Asked:
 
 
 def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> EvalIndex:
-    """Index a table of eval, item, question and answer, sorted by eval, under the rules of each eval."""
+    """Index a table of eval, item, question, answer and perhaps choices, sorted by eval, under the rules of each eval."""
     evals = tuple(rules)
     numbers = {name: number for number, name in enumerate(evals)}
     eval_of = np.array([numbers[name] for name in table.column("eval").to_pylist()], np.int64)
@@ -67,7 +69,8 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
     asked = Asked(tokenise(joined(table.column("question"))), answers, eval_of, tuple(rules.values()))
     tables = tuple(sorted({entry for each in asked.rules for entry in each.tables().values()}))
     found = [_ngrams(asked, entry, shared) for entry in tables]
-    common, again = _repeated(asked, shared)
+    choices, choice_of = _choices(table)
+    common, again, alike = _repeated(asked, choices, choice_of, shared)
     bigrams, at, dropped = _bigrams(asked, common, shared)
     counts = np.diff(at)
     least = asked.per_item(lambda each: each.bigram.least if each.active("bigram") else 0)
@@ -75,9 +78,11 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
     extent = asked.per_item(lambda each: each.answer.least if each.active("answer") else NEVER)
     answered = (asked.spoken > 0) & (np.diff(answers.word_at) > 0) & ~again
     answered &= asked.spoken + np.diff(answers.word_at) >= extent
+    several = (np.diff(choice_of) > 1) & (np.diff(choice_of) <= MOST)
+    offered = several & (asked.spoken > 0) & ~alike & (asked.spoken + np.diff(choices.word_at[choice_of]) >= extent)
     allowed = _allowed(asked, counts, least)
     exact = (allowed >= 0) & (counts < asked.per_item(lambda each: each.bigram.sure))
-    tails, lengths = _tails(asked.tokens, short | exact | answered)
+    tails, lengths = _tails(asked.tokens, short | exact | answered | offered)
     entries = [*(kept for kept, _ in found), _rarest(bigrams, at, allowed), tails]
     unique = [np.unique(part.keys, return_counts=True) for part in entries]
     plan = Plan(
@@ -90,7 +95,7 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
         bigrams=bigrams,
         allowed=allowed,
         window=np.ceil(asked.spoken * asked.per_item(lambda each: each.bigram.window)).astype(np.int64),
-        runs=short | exact | answered,
+        runs=short | exact | answered | offered,
         word_at=asked.tokens.word_at,
         words=asked.tokens.words,
         run_hash=_run_hashes(asked.tokens.words, asked.tokens.word_at),
@@ -108,10 +113,26 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
         answered=answered,
         answers=answers.words,
         answer_at=answers.word_at,
+        offered=offered,
+        choices=choices.words,
+        choice_at=choices.word_at,
+        choice_of=choice_of,
         common=common,
         dropped=np.concatenate([dropped, *(rows for _, rows in found)]),
         plan=plan,
     )
+
+
+def _choices(table: pa.Table) -> tuple[Tokens, Ints]:
+    """The choices that have a word, and where those of each item begin."""
+    if "choices" not in table.column_names:
+        return tokenise(pa.array([], pa.large_string())), np.zeros(table.num_rows + 1, np.int64)
+    lists = whole(table.column("choices"))
+    sizes = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+    texts = joined(lists.flatten())
+    live = np.diff(tokenise(texts).word_at) > 0
+    owner = np.repeat(np.arange(len(lists)), sizes)[live]
+    return tokenise(texts.filter(pa.array(live))), _ends(np.bincount(owner, minlength=len(lists)))
 
 
 def _ends(sizes: NDArray[Any]) -> Ints:
@@ -183,18 +204,20 @@ def _rows(found: Entries, which: Bools, size: int, count: Ints, eval_of: Ints, e
     return np.stack([item[first], found.place[which][first], sizes, count[which][first]], axis=1)
 
 
-def _repeated(asked: Asked, shared: int) -> tuple[Bools, Bools]:
-    """Items whose whole question, and whose question with answer, `shared` or more items of their eval have."""
+def _repeated(asked: Asked, choices: Tokens, choice_of: Ints, shared: int) -> tuple[Bools, Bools, Bools]:
+    """Items whose question, question with answer, and with choices in any order, `shared` or more of their eval have."""
     size = len(asked.eval_of)
-    whole = _whole(asked.tokens.words, asked.tokens.word_at)
-    pair = whole * np.uint64(0x9E3779B97F4A7C15) + _whole(asked.answers.words, asked.answers.word_at)
+    question = _whole(asked.tokens.words, asked.tokens.word_at)
+    options = np.zeros(size, np.uint64)
+    np.add.at(options, np.repeat(np.arange(size), np.diff(choice_of)), _whole(choices.words, choices.word_at))
+    answer = _whole(asked.answers.words, asked.answers.word_at)
     found = []
-    for keys in (whole, pair):
+    for keys in (question, question * POWER + answer, question * POWER + options):
         order = np.lexsort((np.arange(size), asked.eval_of, keys))
         counts = np.zeros(size, np.int64)
         counts[order] = _counted(Entries(keys[order], order, order), asked.eval_of)
         found.append(counts >= shared)
-    return found[0], found[1]
+    return found[0], found[1], found[2]
 
 
 def _whole(values: Hashes, at: Ints) -> Hashes:

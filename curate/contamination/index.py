@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from curate.contamination.scan import Plan
 from curate.foundation.store import Store
 from curate.splitting import Hashes, Ints
 
-FORMAT: Final = 2  # raise when the same eval sets would be indexed or judged otherwise
+FORMAT: Final = 3  # raise when the same eval sets would be indexed or judged otherwise
 Bools = NDArray[np.bool_]
 
 
@@ -31,7 +32,9 @@ class EvalIndex:
     `eval_of[i]` is the item's eval (in `evals`), `tokens[i]` the tokens it has; `place` says for each owner of an n-gram
     where in the item it stands. `short[i]`: the item is sought word for word only, `exact[i]`: both so
     and by its bigrams; `answered[i]`: with its answer, whose
-    words are `answers[answer_at[i]:answer_at[i+1]]`. `dropped` (n, 4) are the n-grams that are
+    words are `answers[answer_at[i]:answer_at[i+1]]`; `offered[i]`: with its choices, which are those from
+    `choice_of[i]` to `choice_of[i+1]`, choice k of the words
+    `choices[choice_at[k]:choice_at[k+1]]`. `dropped` (n, 4) are the n-grams that are
     boilerplate of an eval: an item, a place in it, words (negative: tokens), and the number of items that share them;
     `common[i]`: so is all of it.
     """
@@ -47,6 +50,10 @@ class EvalIndex:
     answered: Bools
     answers: Hashes
     answer_at: Ints
+    offered: Bools
+    choices: Hashes
+    choice_at: Ints
+    choice_of: Ints
     common: Bools
     dropped: Ints
     plan: Plan
@@ -60,6 +67,11 @@ class EvalIndex:
     def distinct(self) -> Ints:
         """Distinct bigrams an item that count."""
         return np.diff(self.plan.bigram_at)
+
+    def choices_of(self, item: int) -> list[list[int]]:
+        """The choices of an item that have words, as words."""
+        at = self.choice_at[self.choice_of[item] : self.choice_of[item + 1] + 1].tolist()
+        return [self.choices[a:b].tolist() for a, b in pairwise(at)]
 
     def length(self, table: int) -> Ints:
         """Tokens an item, as an n-gram table sees them."""

@@ -60,7 +60,7 @@ def facts(
     """The manifest's facts but for the samples; `about` is what is known of each eval set, `sources` of each match.
 
     `verdicts` are the matches that became their record's verdict. `with_answer` counts the undetectable items that are
-    found when their answer follows them.
+    found when their answer or all their choices follow them.
     """
     found = decision.matches
     names = index.items.column("item")
@@ -79,7 +79,7 @@ def facts(
                 "origin": own["origin"],
                 "licence": own["licence"],
                 "undetectable": len(hidden),
-                "with_answer": int(index.answered[hidden].sum()),
+                "with_answer": int((index.answered | index.offered)[hidden].sum()),
                 "undetectable_items": names.take(pa.array(hidden)).to_pylist(),
                 "hit_items": len(np.unique(found["item"][mine])),
                 "removed": int((chosen & ~found["flag"]).sum()),

@@ -1,8 +1,8 @@
 """What a record keeps of its comparison with the eval sets until all records are known.
 
 A sketch has one row a record: its place, and where something matched also its id, its source, the hits and the texts of
-the messages they are in. Runs of words are settled here: a short item must be a sentence or a line of its own, and an
-answer must follow its question in the same message or at the start of the next one.
+the messages they are in. Runs of words are settled here: a short item must be a sentence or a line of its own, and of
+a question either all choices must follow (`offered.py`) or the answer, in the same message or at the start of the next.
 
 Cost: `scan` on the messages in scope, and 20 bytes a record that matches nothing.
 """
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.contamination.index import EvalIndex
+from curate.contamination.offered import offered, reach
 from curate.contamination.scan import RUN, WIDTH, scan
 from curate.contamination.tokens import token_hash, tokenise
 from curate.splitting import Hashes, Ints
@@ -26,7 +27,7 @@ from curate.stages.text import ASSISTANT, USER, Messages, joined, unfold, whole
 from curate.words import words
 
 SHORT: Final = 102  # kinds of hits beside those of `scan`: a short item, standing alone
-ANSWER: Final = 103  # a question with its answer
+ANSWER: Final = 103  # a question with its answer, or with all its choices
 ALONE: Final = 2  # value of a SHORT hit that is the whole message; 1 for a sentence in it
 FIELDS: Final = ("message", "kind", "key", "value", "start", "stop")
 HIT: Final = pa.struct([pa.field(name, pa.int32(), nullable=False) for name in FIELDS])
@@ -127,8 +128,8 @@ def settled(index: EvalIndex, hits: Hits, messages: Messages, content: Any) -> H
                 where = located(text)[1]
             if value := standing(text, where, int(hit[4]), int(hit[5])):
                 made.append(np.array([hit[0], SHORT, hit[2], value, hit[4], hit[5]], np.int32))
-    answered = hits[found[index.answered[hits[found, 2]]]]
-    made += _answered(index, answered, messages, content)
+    completed = index.answered[hits[found, 2]] | index.offered[hits[found, 2]]
+    made += _completed(index, hits[found[completed]], messages, content)
     rest = np.delete(hits, found, axis=0)
     hits = np.concatenate([rest, np.array(made, np.int32).reshape(-1, WIDTH)])
     return hits[np.argsort(hits[:, 0], kind="stable")]
@@ -164,8 +165,8 @@ def standing(text: str, where: Sequence[tuple[int, int]], start: int, stop: int)
     return int(bool(_BREAK.search(before) and _BREAK.search(after)))
 
 
-def _answered(index: EvalIndex, hits: Hits, messages: Messages, content: Any) -> list[Hits]:
-    """The questions whose answer follows, in the same message or, where that ends, at the start of the assistant's."""
+def _completed(index: EvalIndex, hits: Hits, messages: Messages, content: Any) -> list[Hits]:
+    """The questions whose choices follow, or whose answer does: in the message or, where that ends, in the assistant's."""
     if not len(hits):
         return []
     last = len(messages.roles) - 1
@@ -173,9 +174,18 @@ def _answered(index: EvalIndex, hits: Hits, messages: Messages, content: Any) ->
     spoken = tokenise(content.take(pa.array(needed)))
     made = []
     for hit in hits:
-        answer = _words(index.answers, index.answer_at, int(hit[2]))
+        item, place = int(hit[2]), int(np.searchsorted(needed, hit[0]))
+        if index.offered[item]:
+            choices = index.choices_of(item)
+            rest = _words(spoken.words, spoken.word_at, place)[hit[5] : hit[5] + reach(choices)]
+            if offered(rest.tolist(), choices):
+                made.append(np.array([hit[0], ANSWER, item, len(choices), hit[4], hit[5]], np.int32))
+                continue
+        if not index.answered[item]:
+            continue
+        answer = _words(index.answers, index.answer_at, item)
         need = len(answer) + 1  # a label may stand before it
-        here = _words(spoken.words, spoken.word_at, int(np.searchsorted(needed, hit[0])))[hit[5] : hit[5] + need]
+        here = _words(spoken.words, spoken.word_at, place)[hit[5] : hit[5] + need]
         after = int(hit[0]) + 1
         if (
             len(here) < need
@@ -187,7 +197,7 @@ def _answered(index: EvalIndex, hits: Hits, messages: Messages, content: Any) ->
             here = np.concatenate([here, there[: need - len(here)]])
         bare = here[1:] if len(here) and here[0] in LABELS else here
         if any(np.array_equal(given[: len(answer)], answer) for given in (here, bare)):
-            made.append(np.array([hit[0], ANSWER, hit[2], len(answer), hit[4], hit[5]], np.int32))
+            made.append(np.array([hit[0], ANSWER, item, len(answer), hit[4], hit[5]], np.int32))
     return made
 
 

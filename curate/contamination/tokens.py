@@ -52,11 +52,6 @@ def _sign(char: str) -> str:
     return normal if len(normal) == 1 and normal in OPERATORS else ""
 
 
-def only_words(found: list[str]) -> list[str]:
-    """The words among tokens."""
-    return [token for token in found if token not in OPERATORS]
-
-
 def token_hash(token: str) -> int:
     """The 64-bit hash of a token (the kernels' oracle)."""
     return word_hash(token.encode())

@@ -10,7 +10,6 @@ from curate.evals.model import Fields
 from curate.stages.settings import Frozen, Rule, Switched
 
 RULES: Final = ("ngram", "bigram", "any13", "answer", "semantic")
-SCOPES: Final = ("user", "assistant", "all")
 
 
 class NgramRule(Switched):
@@ -47,7 +46,10 @@ class AnyRule(Switched):
 
 
 class AnswerRule(Switched):
-    """An item's question and its answer, word for word, one right after the other; `least` words or more in all."""
+    """An item's question, word for word, and right after it its answer or all its choices, in any order and labelling.
+
+    `least` words or more in all.
+    """
 
     least: int = Field(default=5, ge=1)
 
