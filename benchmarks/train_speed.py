@@ -42,6 +42,7 @@ WARM = 2  # steps before the clock starts
 COMMON = """
 import json, os, resource, sys, time
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # with several, Trainer would split each batch over them
 asked = json.loads(sys.argv[1])
 import torch
 torch.set_num_threads(asked["threads"])
