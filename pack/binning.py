@@ -110,9 +110,11 @@ def _last_items(size: Ints, loose: npt.NDArray[np.bool_], limit: int) -> npt.NDA
 
 
 def _grouped(items: Ints, owner: Ints) -> Bins:
-    order = np.lexsort((items, owner))
-    counts = np.bincount(owner)
-    return Bins(items[order].astype(np.int64), np.concatenate(([0], np.cumsum(counts))).astype(np.int64))
+    key = owner * len(items)
+    key += items
+    key.sort()  # by bin, then by item, in place
+    key %= len(items)
+    return Bins(key, np.concatenate(([0], np.cumsum(np.bincount(owner)))).astype(np.int64))
 
 
 def _highest(word: Any) -> int:

@@ -171,16 +171,19 @@ def _split(
     name, ctx = named
     drawn = np.flatnonzero(times)
     times, passes = times[drawn], int(times.max(initial=0))
-    ids = documents.ids[documents.first[drawn]]
-    offset = (keyed(ids, config.seed, OFFSET) % np.uint64(max(1, passes))).astype(np.int32)
+    first = documents.first[drawn]
+    offset = (keyed(documents.ids[first], config.seed, OFFSET) % np.uint64(max(1, passes))).astype(np.int32)
     edges = np.append(documents.first, len(documents.length)).astype(np.int64)
     counts = (edges[1:] - edges[:-1])[drawn]
+    del edges, drawn
     starts, segments, epochs, bound, before = [np.zeros(1, np.int64)], [_NONE], [_NONE], 0, 0
     for number in range(passes):
         there, repeat = in_pass(offset, times, passes, number)
         order = np.flatnonzero(there)
-        order = order[np.argsort(keyed(ids[order], config.seed, PASS + number), kind="stable")]  # ties: by id
-        mine = _spread(documents.first[drawn[order]].astype(np.int64), counts[order])
+        key = keyed(documents.ids[first[order]], config.seed, PASS + number)
+        order = order[np.argsort(key, kind="stable")]  # ties: by id
+        del key
+        mine = _spread(first[order].astype(np.int64), counts[order])
         lengths = fitted.lengths[mine].astype(np.int64)
         bins = assign(lengths, ctx, config.algorithm, config.window)
         bound += lower_bound(lengths, ctx)
