@@ -3,14 +3,17 @@
 The facts of the stage `decontaminate`, as the manifest keeps them (all counts of distinct things):
 
     evals        [{name, items, digest, licence, origin, hit_items, removed, flagged, undetectable, undetectable_items,
-                   with_answer (undetectable, but found where their answer or choices follow), by_rule: {rule: {removed, flagged}}}]
+                   with_answer (undetectable, but found where their answer or choices follow),
+                   by_rule: {rule: {removed, flagged}}}]
     heatmap      {eval: {source: items of the eval that this source hits}}
     boilerplate  [{eval, ngram, items, records}]: n-grams left out of the comparison
     scope        whose turns were compared; report_only: nothing was removed
     samples      [{eval, item, rule, score, id, source, file, row, record: pieces, question: pieces}]
 
 `pieces` cuts a text into [text, matched] parts for showing. An eval's answer is never shown: only its question is, and
-of the record only what lies between the first and the last matched character, without the answer where that is told.
+of the record only what lies between the first and the last matched character, without the answer where that is told,
+be it a number. The question's own words are shown as they are, even where one of them happens to be the answer.
+`curate explain`, which shows users their own records, leaves the message as it is, and has no answer to add.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ SHOWN: Final = 700
 LISTED: Final = 12
 EACH: Final = 4
 HIDDEN: Final = "[the answer]"
+LONG: Final = 20  # characters; an answer of more is no number or word of the question
 OPEN, CLOSE = "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}", "\N{MATHEMATICAL RIGHT WHITE SQUARE BRACKET}"
 Piece = tuple[str, bool]
 
@@ -196,11 +200,13 @@ def of_stage(rule: str) -> bool:
     return rule.partition(".")[0] == STAGE
 
 
-def pieces(text: str, spans: Sequence[Sequence[int]], *, whole: bool = False, hide: str | None = None) -> list[Piece]:
+def pieces(
+    text: str, spans: Sequence[Sequence[int]], *, whole: bool = False, hide: str | None = None, asked: str | None = None
+) -> list[Piece]:
     """Parts of a text for showing, redacted: [text, matched]; `spans` are [start, stop) in characters.
 
     From a little before the first span to the end of the last, or the `whole` text; long stretches are cut in their
-    middle. `hide` is an answer that must not appear.
+    middle. `hide` is an answer that must not appear; see `_hidden`.
     """
     from curate.foundation.console import printable, redact
 
@@ -214,22 +220,52 @@ def pieces(text: str, spans: Sequence[Sequence[int]], *, whole: bool = False, hi
     while 0 < begin < merged[0][0] and not text[begin - 1].isspace():
         begin += 1
     end = len(text) if whole or not merged else merged[-1][1]
-    cut, place = [("\N{HORIZONTAL ELLIPSIS}", False)] if begin else [], begin
-    for start, stop in merged:
-        cut += [(text[place:start], False), (text[start:stop], True)]
-        place = stop
-    cut += [(text[place:end], False), ("\N{HORIZONTAL ELLIPSIS}" if end < len(text) else "", False)]
+    cut, place = list[Piece](), begin
+    for start, stop, told in _covers(merged, _hidden(text, hide, asked, merged)):
+        start, stop = max(start, begin), min(stop, end)
+        if start < stop:
+            cut += [(text[place:start], False), (told or text[start:stop], not told)]
+            place = stop
+    cut = [("…" if begin else "", False), *cut, (text[place:end], False)]
+    cut.append(("…" if end < len(text) else "", False))
     each = max(60, SHOWN // max(1, sum(bool(part) for part, _ in cut)))
-    return [(shorten(redact(printable(without(part, hide))), each), flag) for part, flag in cut if part]
+    return [(shorten(redact(printable(part)), each), flag) for part, flag in cut if part]
 
 
-def without(text: str, answer: str | None) -> str:
-    """A text without an answer that is long enough to be told from a number or a word of the question."""
+def _hidden(text: str, answer: str | None, asked: str | None, matched: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Where an answer, or a line of it, stands in a text: [start, stop), sorted, apart.
+
+    A long one is found anywhere. A short one (a number, a word) only where it is whole words outside the `matched`
+    parts, which are the question's own words, and not when the question, `asked`, says it anyway; with no `asked`
+    the text is the question itself and keeps its words.
+    """
     parts = {part.strip() for part in re.split(r"\n+|####", answer or "")} | {(answer or "").strip()}
-    for part in sorted(parts, key=lambda part: (-len(part), part)):
-        if len(part) > 20:
-            text = re.sub(re.escape(part), HIDDEN, text, flags=re.IGNORECASE)
-    return text
+    found: list[list[int]] = []
+    for part in filter(None, parts):
+        long = len(part) > LONG
+        pattern = re.compile(re.escape(part) if long else rf"(?<!\w){re.escape(part)}(?!\w)", re.IGNORECASE)
+        if long or (asked is not None and not pattern.search(asked)):
+            places = [list(match.span()) for match in pattern.finditer(text)]
+            found += [[a, b] for a, b in places if long or all(b <= c or d <= a for c, d in matched)]
+    apart: list[list[int]] = []
+    for start, stop in sorted(found):
+        if apart and start < apart[-1][1]:
+            apart[-1][1] = max(apart[-1][1], stop)
+        else:
+            apart.append([start, stop])
+    return apart
+
+
+def _covers(matched: Sequence[Sequence[int]], hidden: Sequence[Sequence[int]]) -> list[tuple[int, int, str]]:
+    """Matched parts (told "") and hidden ones (told HIDDEN), sorted; what is hidden is no longer matched."""
+    out = [(start, stop, HIDDEN) for start, stop in hidden]
+    for start, stop in matched:
+        for a, b in hidden:
+            if start < b and a < stop:
+                out += [(start, a, "")] if start < a else []
+                start = b
+        out += [(start, stop, "")] if start < stop else []
+    return sorted(out)
 
 
 def marked(parts: Sequence[Sequence[Any]]) -> Markdown:

@@ -164,7 +164,8 @@ class DecontaminateStage:
             if len(shown) < SAMPLES // 3:
                 sample = {name: place[name] for name in ("id", "source", "file", "row")}
                 sample |= {"eval": item["eval"], "item": item["item"], "rule": rule, "score": score}
-                sample["record"] = pieces(text["content"], [a for a, _ in spans], hide=item["answer"])
+                secret = {"hide": item["answer"], "asked": item["question"]}
+                sample["record"] = pieces(text["content"], [a for a, _ in spans], **secret)
                 sample["question"] = pieces(item["question"], [b for _, b in spans], whole=True, hide=item["answer"])
                 shown.append(sample)
         self._facts["samples"] = [sample for rule in RULES for sample in samples.get(rule, ())][:SAMPLES]

@@ -139,9 +139,32 @@ def test_hostile_eval_text_stays_text_in_readme_figure_and_terminal(tmp_path):
 def test_a_long_answer_is_taken_out_wherever_it_stands():
     answer = "Janet sells nine eggs every single day.\n#### 18"
     text = "How many eggs? janet sells NINE eggs every single day. And then?"
-    assert contamination.without(text, answer) == f"How many eggs? {contamination.HIDDEN} And then?"
+    assert contamination.pieces(text, [], whole=True, hide=answer) == [
+        ("How many eggs? ", False),
+        (contamination.HIDDEN, False),
+        (" And then?", False),
+    ]
     shown = contamination.pieces(text, [[0, len(text)]], hide=answer)
     assert all("nine" not in part.lower() for part, _ in shown)
+
+
+def test_a_short_answer_is_taken_out_of_a_record_unless_it_is_a_word_of_the_question():
+    asked, text = "How many of 9 eggs are left?", "How many (it is 18, not 180) of 9 eggs are left? 18."
+    spans = [[0, 8], [29, 48]]
+    shown = contamination.pieces(text, spans, hide="She sells some.\n#### 18", asked=asked)
+    assert (
+        "".join(part for part, _ in shown) == f"How many (it is {contamination.HIDDEN}, not 180) of 9 eggs are left?…"
+    )
+    assert [part for part, flag in shown if flag] == ["How many", "of 9 eggs are left?"]
+    shown = contamination.pieces(text, spans, hide="9", asked=asked)
+    assert "".join(part for part, _ in shown) == "How many (it is 18, not 180) of 9 eggs are left?…"
+
+
+def test_a_long_answer_across_the_edge_of_a_match_is_hidden_as_a_whole():
+    answer = "the Phoenicians of Tyre in Lebanon"
+    text = f"Who built Carthage? {answer} did"
+    shown = contamination.pieces(text, [[0, 30], [40, len(text)]], hide=answer, asked="Who built Carthage?")
+    assert shown == [("Who built Carthage? ", True), (contamination.HIDDEN, False), (" did", True)]
 
 
 def test_pieces_keep_the_text_merge_overlaps_and_cut_what_is_long():

@@ -168,3 +168,32 @@ def test_a_hyphen_inside_a_word_is_no_operator():
 
 def test_operators_are_tokens_and_signs_that_print_alike_are_the_same():
     assert tokens("x−2 ×3 ＝ y^2") == tokens("x-2 *3 = y^2") == ["x", "-", "2", "*", "3", "=", "y", "^", "2"]
+
+
+LONG_ANSWER = "She sells nine eggs at two dollars every day of the week."
+ASKED = (
+    "Janet keeps sixteen ducks that lay one egg each and sells what is left over at the market. How much does she make?"
+)
+
+
+@pytest.mark.parametrize("answer", [f"{LONG_ANSWER}\n#### 8417", "8417", "Lisbon"])
+@pytest.mark.parametrize("rule", ["ngram", "bigram", "any13", "answer"])
+def test_no_sample_of_the_card_prints_an_answer(tmp_path, rule, answer):
+    last = answer.rpartition("#### ")[2]
+    half = len(ASKED) // 2
+    texts = [
+        f"{answer} is what we want. {ASKED} {answer}",
+        f"So {answer}: {ASKED[:half]} ({last}) {ASKED[half:]} The answer is {answer}!",
+        f"{ASKED}\nAnswer: {answer}",
+        f"{ASKED.upper()}\n{answer.upper()}",
+    ]
+    more = {**OFF, rule: {"state": "on", "threshold": 0.5} if rule in ("ngram", "bigram") else "on"}
+    stage, _ = stage_for(tmp_path, [("quiz", ASKED, answer)], **more)
+    table = to_table(Record("s", "s.jsonl", row, [Message("user", text)]) for row, text in enumerate(texts))
+    samples = stage.facts(stage.resolve([stage.sketch(table)], {}))["samples"]
+    assert len(samples) >= 3
+    for sample in samples:
+        shown = "".join(part for side in ("record", "question") for part, _ in sample[side]).lower()
+        assert "janet" in shown
+        for line in answer.lower().replace("#### ", "").splitlines():
+            assert line not in shown
