@@ -109,11 +109,6 @@ class Tokenizer:
         return listed if isinstance(listed, dict) else self.backend.get_vocab(with_added_tokens=False)
 
     @property
-    def bos_id(self) -> int | None:
-        """The id of `bos_token`, None when there is none."""
-        return self._named("bos_token")
-
-    @property
     def eos_id(self) -> int | None:
         """The id of `eos_token`, None when there is none."""
         return self._named("eos_token")
