@@ -28,6 +28,20 @@ def wanted(rules: Mapping[str, Rules]) -> bool:
     return any(each.active("semantic") for each in rules.values())
 
 
+def models(rules: Mapping[str, Rules]) -> list[str]:
+    """The models that comparing by meaning takes, sorted."""
+    return sorted({each.semantic.model or MODEL for each in rules.values() if each.active("semantic")})
+
+
+def ready(rules: Mapping[str, Rules]) -> None:
+    """Look every model up, fetching it where it has to be. Raises as `embedding.models.locate` does."""
+    if names := models(rules):
+        from curate.embedding.models import locate
+
+        for name in names:
+            locate(name)
+
+
 def close(index: EvalIndex, rules: Mapping[str, Rules], records: pa.Table) -> dict[str, NDArray[Any]]:
     """Record, message, item and cosine of every pair within its eval's threshold; `records` hold all texts in scope."""
     from curate.embedding.search import pairs
@@ -37,7 +51,7 @@ def close(index: EvalIndex, rules: Mapping[str, Rules], records: pa.Table) -> di
     owner = np.repeat(np.arange(records.num_rows), pc.list_value_length(lists).to_numpy(zero_copy_only=False))
     parts: list[list[NDArray[Any]]] = []
     each = [rules[name] for name in index.evals]
-    for model in sorted({one.semantic.model or MODEL for one in each if one.active("semantic")}):
+    for model in models(rules):
         uses = np.array([one.active("semantic") and (one.semantic.model or MODEL) == model for one in each])
         bound = np.array([one.semantic.threshold for one in each])
         items = np.flatnonzero(uses[index.eval_of] & (index.spoken > 0))

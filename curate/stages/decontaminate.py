@@ -63,7 +63,10 @@ RESOLVED: Final = pa.schema(
 
 
 def prepare(store: Store, settings: DecontaminateSettings) -> str:
-    """Index the eval sets below `store` unless that is done; returns the index's name, "" with nothing to compare with."""
+    """Index the eval sets below `store` unless that is done; returns the index's name, "" with nothing to compare with.
+
+    A model that comparing by meaning needs and that is not there raises here (`models.locate`), before any work.
+    """
     from curate.contamination.building import build_index
     from curate.contamination.index import FORMAT, is_written, write
     from curate.evals import cached, load
@@ -73,6 +76,7 @@ def prepare(store: Store, settings: DecontaminateSettings) -> str:
     if not sets.table.num_rows:
         return ""
     rules = rules_for(settings, list(sets.sets))
+    semantic.ready(rules)
     name = digest_of([FORMAT, sets.digest, settings.model_dump(mode="json")])
     if not is_written(store.path(f"{FOLDER}/{name}")):
         index = build_index(sets.table, rules, settings.boilerplate.items)

@@ -200,3 +200,16 @@ def test_an_item_in_many_records_is_a_leak_and_a_phrase_in_many_is_boilerplate(t
     assert manifest["totals"]["removed"] == 30
     assert {entry["records"] for entry in facts["boilerplate"]} == {30}
     assert all(entry["ngram"] in phrase for entry in facts["boilerplate"])
+
+
+def test_a_missing_model_fails_before_any_record_is_read(folders):
+    evals, raw, _, work = folders
+    command = [sys.executable, "-P", "-m", "curate", "filter", str(raw), str(work / "out"), "--only", "decontaminate"]
+    command += ["--against", str(evals), "--set", "decontaminate.semantic.state=on"]
+    command += ["--set", "decontaminate.semantic.model=./no-such-model", "--executor", "inline"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "no-such-model" in done.stderr
+    assert "hint:" in done.stderr
+    assert not (work / "out" / "records").exists()
+    assert not list((work / "out").rglob("*sketch*"))
