@@ -53,14 +53,22 @@ def status(out: Path) -> Said:
     store = Store(out, "records")
     done = {step: len(list((out / UNITS / step).glob("*.json"))) for step in ("ingest", "apply")}
     holder = store.holder()
-    state = "complete" if store.complete() else ("running" if holder else "stopped, not complete")
+    slices = _slices(out)
+    state = "complete" if store.complete() else "running" if holder else "stopped, not complete"
+    if slices and not holder:
+        state = "in slices" + ("" if slices["running"] else ", none running")
     run = events.last_run(out)
     stages = events.stages(run, datetime.now(UTC) if holder else None)
     data = {"state": state, "units_read": done["ingest"], "units_written": done["apply"], "holder": holder}
-    data |= {"stages": stages, "last_event": run[-1] if run else None}
+    data |= {"stages": stages, "last_event": run[-1] if run else None, "slices": slices}
     lines = [f"{out}: {state}; units read {done['ingest']:,}, written {done['apply']:,}"]
     if holder:
         lines[0] += f"; held by {holder['command']!r}, process {holder['pid']} on {holder['host']}"
+    if slices:
+        lines.append(f"  {slices['count']} slices, {slices['step']}; {slices['units']:,} units in all")
+    for index, found in slices["running"].items() if slices else ():
+        lines.append(f"  slice {index}: process {found['holder']['pid']} on {found['holder']['host']}")
+        lines += [f"  {_stage_line(stage)}" for stage in found["stages"]]
     lines += [_stage_line(stage) for stage in stages]
     if run:
         lines.append(f"last event: {run[-1]['event']} at {run[-1]['time']}")
@@ -76,6 +84,14 @@ def status(out: Path) -> Said:
             data["decontamination"] = decontamination
             lines.append(headline(decontamination))
     return data, "\n".join(lines)
+
+
+def _slices(out: Path) -> dict[str, Any] | None:
+    if not (out / ".slices").is_dir():  # pipeline.SLICES, which is heavy to import
+        return None
+    from curate.slices import progress
+
+    return progress(out)
 
 
 def _stage_line(stage: dict[str, Any]) -> str:

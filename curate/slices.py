@@ -15,15 +15,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from curate import pipeline
 from curate.commands import SMALL, Said, raw_work, report, size_of
 from curate.config import Resolved, validate
+from curate.foundation import events
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
 from curate.foundation.executor import Executor, Spread, slice_of
+from curate.foundation.remote import Mirror, Session, is_remote, url_of
 from curate.foundation.store import MANIFEST, Store, digest_of
 from curate.ingest import Job, apply_key, ingested
 from curate.pipeline import Work
@@ -64,12 +67,18 @@ def filter_slice(
 ) -> Said:
     """`curate filter RAW OUT --slice i/n`: what is due for one slice."""
     part = Slice.parse(slice_text)
+    if is_remote(out):
+        raise UsageError(
+            f"--slice: {url_of(out)} is no shared folder: slices meet in a folder that every one of them sees",
+            hint="name one on a shared file system, and copy it to s3:// at the end; RAW may be s3://",
+        )
     if (out / MANIFEST).is_file():
         raise UsageError(f"{out} is complete", hint="name another folder, or remove this one, before a run in slices")
     pipeline.check_target(out, overwrite=False)
     work = raw_work(raw, out, resolved, sources, tokenizer, console)
+    mirror = None if raw.startswith("hf://") else Mirror.beside(Path(raw))  # each machine has its own copy
     asked = {
-        "raw": raw if raw.startswith("hf://") else str(Path(raw).resolve()),
+        "raw": mirror.url if mirror else raw if raw.startswith("hf://") else str(Path(raw).resolve()),
         "config": resolved.config.model_dump(mode="json"),
         "recipe": resolved.recipe,
         "recipe_name": resolved.name,
@@ -89,7 +98,8 @@ def merge_slices(out: Path, cards: Path | None, console: Console) -> Said:
     config = validate(CurateConfig, asked["config"], "curate")
     sources = {name: validate(SourceSettings, value, f"sources.{name}") for name, value in asked["sources"].items()}
     resolved = Resolved(config, {}, asked["recipe"], asked["recipe_name"])
-    work = raw_work(asked["raw"], out, resolved, sources, asked["tokenizer"], console)
+    raw = str(Session().read(asked["raw"]))
+    work = raw_work(raw, out, resolved, sources, asked["tokenizer"], console)
     found = merge(work, console)
     if found.get("step") == "decided":
         text = f"decided over {found['units']} units; run each of the {found['slices']} slices again, then: curate merge {out}"
@@ -105,12 +115,14 @@ def run_slice(work: Work, part: Slice, asked: dict[str, Any], executor: Executor
     store = Store(work.out, "records")
     jobs = pipeline.prepared(store, work).jobs()
     keys = [job.key for job in jobs]
-    plan = {"keys": digest_of(keys), "count": part.count, "asked": asked}
+    plan = {"keys": digest_of(keys), "count": part.count, "units": len(jobs), "asked": asked}
     _agree(store, plan)
     decided = _read(store, DECIDED)
     step = "ingest" if decided is None else "apply"
     mine = slice_of(range(len(jobs)), part.index, part.count)
-    with Store(work.out / FOLDER / str(part.index), "slice").locked(f"curate filter --slice {part.index}/{part.count}"):
+    folder, command = work.out / FOLDER / str(part.index), f"curate filter --slice {part.index}/{part.count}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with Store(folder, "slice").locked(command), console.events.recording(folder, command):
         chosen = [jobs[index] for index in mine]
         wanted = [keys[index] if decided is None else apply_key(jobs[index], store) for index in mine]
         done = pipeline.each(store, chosen, step, wanted, executor, console)
@@ -120,7 +132,7 @@ def run_slice(work: Work, part: Slice, asked: dict[str, Any], executor: Executor
 def merge(work: Work, console: Console) -> dict[str, Any]:
     """Decide, or finish, for all slices; raises DataError naming the slices whose units are missing."""
     store = Store(work.out, "records")
-    with store.locked("curate merge"):
+    with store.locked("curate merge"), console.events.recording(work.out, "curate merge"):
         plan = _read(store, PLAN) or {}
         work = pipeline.prepared(store, work)
         jobs = work.jobs()
@@ -140,6 +152,25 @@ def merge(work: Work, console: Console) -> dict[str, Any]:
         wanted = [apply_key(job, store) for job in jobs]
         applied = _complete(store, jobs, "apply", wanted, plan["count"])
         return pipeline.finish(store, work, jobs, read, applied, decided, console)
+
+
+def progress(out: Path) -> dict[str, Any] | None:
+    """How far the slices of a folder are: how many, units in all, the step that is due, which run now and their stages.
+
+    None where there are no slices (any more).
+    """
+    store = Store(out, "records")
+    plan = _read(store, PLAN)
+    if plan is None:
+        return None
+    running = {}
+    for index in range(plan["count"]):
+        folder = out / FOLDER / str(index)
+        if holder := Store(folder, "slice").holder():
+            stages = events.stages(events.last_run(folder), datetime.now(UTC))
+            running[str(index)] = {"holder": holder, "stages": stages}
+    step = "reading" if _read(store, DECIDED) is None else "writing"
+    return {"count": plan["count"], "units": plan["units"], "step": step, "running": running}
 
 
 def asked_of(out: Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ pytest.importorskip("moto", reason="needs the local S3 server of moto[server]")
 WORDS = Path(__file__).read_text().split()
 SLOW = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
 
+DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>No more of that.</Message></Error>'
+
 
 class Faulty:
     """The S3 server behind a network that fails: every `every`-th request, in turn, a 500, a slow-down, a cut body."""
@@ -26,6 +28,8 @@ class Faulty:
     def __init__(self, application):
         self.application = application
         self.every = 0
+        self.refused = 0  # the put that is answered 403, from 1 on
+        self.puts = 0
         self.due = []
         self.count = 0
         self.failed = {"500": 0, "503": 0, "cut": 0}
@@ -37,6 +41,13 @@ class Faulty:
             self.count += 1
             turn = self.count
             self.log.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+            self.puts += environ["REQUEST_METHOD"] == "PUT" and "/.lock" not in environ["PATH_INFO"]
+            refused = self.puts == self.refused > 0 and environ["REQUEST_METHOD"] == "PUT"
+        if refused:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            self.refused = 0
+            start("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(DENIED)))])
+            return [DENIED]
         if self.every and turn % self.every == 0:
             self.due.append(("500", "503", "cut")[turn // self.every % 3])
         get = environ["REQUEST_METHOD"] == "GET"
@@ -177,6 +188,41 @@ def test_a_killed_run_goes_on_from_its_uploaded_units_on_another_machine(server,
     again = {path.strip("/") for method, path in server.log if method == "PUT"}
     assert not done & again, "a finished unit was uploaded again"
     assert objects(files, out) == tree(tmp_path / "out")
+
+
+def test_whichever_upload_fails_nothing_half_written_is_complete_and_a_rerun_mends_it(server, bucket, tmp_path):
+    """One in the middle and the last, which is the manifest's."""
+    name, files, env = bucket
+    out = f"s3://{name}/out"
+    words = ("curate", "filter", f"s3://{name}/raw", out, "--executor", "inline", "--only", "length")
+    run("curate", "filter", tmp_path / "raw", tmp_path / "out", *words[4:])
+    whole = tree(tmp_path / "out")
+    server.puts = 0
+    run(*words, env=env)
+    uploads = server.puts
+    assert uploads > len(whole)
+    for number in (uploads // 2, uploads):
+        files.rm(out, recursive=True)
+        cache = tmp_path / f"cache{number}"
+        server.puts, server.refused = 0, number
+        _, err = run(*words, env={**env, "GRISTMILL_CACHE": str(cache)}, check=3)
+        assert "access denied" in err and "hint: " in err, err
+        assert not files.exists(f"{out}/manifest.json") and not files.exists(f"{out}/.lock")
+        again = cache if number % 2 else tmp_path / f"elsewhere{number}"  # on this machine, or on another
+        run(*words, env={**env, "GRISTMILL_CACHE": str(again)})
+        assert objects(files, out) == whole, number
+
+
+def test_slices_read_from_an_object_store_each_with_a_copy_of_its_own(bucket, tmp_path):
+    name, _, env = bucket
+    stages = ("--only", "length", "--only", "exact")
+    run("curate", "filter", tmp_path / "raw", tmp_path / "alone" / "out", *stages, "--executor", "inline")
+    for _ in range(2):
+        for part in range(2):
+            own = {**env, "GRISTMILL_CACHE": str(tmp_path / f"machine{part}")}
+            run("curate", "filter", f"s3://{name}/raw", tmp_path / "out", *stages, "--slice", f"{part}/2", env=own)
+        run("curate", "merge", tmp_path / "out", env={**env, "GRISTMILL_CACHE": str(tmp_path / "machine2")})
+    assert tree(tmp_path / "out") == tree(tmp_path / "alone" / "out")
 
 
 def test_a_second_writer_is_refused_and_told_who_the_first_is(bucket):

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +95,42 @@ def test_slices_with_other_settings_or_another_count_are_refused(raw, tmp_path):
     assert "are 2 in all" in curate("filter", raw, out, *STAGES, "--slice", "1/3", check=2).stderr
     assert "not i/n" in curate("filter", raw, out, *STAGES, "--slice", "3/3", check=2).stderr
     assert "holds no slices" in curate("merge", tmp_path / "none", check=2).stderr
+
+
+def test_status_tells_of_slices_which_run_and_how_far_each_is(raw, tmp_path):
+    out = tmp_path / "out"
+    curate("filter", raw, out, *STAGES, "--slice", "0/2")
+    told = json.loads(curate("status", out, "--json").stdout)
+    assert told["state"] == "in slices, none running" and told["units_read"] == 4
+    assert told["slices"] == {"count": 2, "units": 7, "step": "reading", "running": {}}
+    log = out / ".slices" / "0" / ".events.jsonl"
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert events[0]["event"] == "started" and events[-1]["event"] == "finished"
+    assert sum(entry["event"] == "unit" for entry in events) == 4
+    fields = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": "curate filter --slice 0/2",
+        "boot": fields[19],
+    }
+    (log.parent / ".lock").write_text(json.dumps(holder))
+    told = json.loads(curate("status", out, "--json").stdout)
+    assert told["state"] == "in slices" and told["slices"]["running"]["0"]["holder"]["pid"] == os.getpid()
+    assert told["slices"]["running"]["0"]["stages"][0]["done"] == 4
+    assert f"slice 0: process {os.getpid()}" in curate("status", out).stdout
+    (log.parent / ".lock").unlink()
+    curate("filter", raw, out, *STAGES, "--slice", "1/2")
+    curate("merge", out)
+    told = json.loads(curate("status", out, "--json").stdout)
+    assert told["slices"]["step"] == "writing" and [stage["stage"] for stage in told["stages"]], told
+    for part in range(2):
+        curate("filter", raw, out, *STAGES, "--slice", f"{part}/2")
+    curate("merge", out)
+    told = json.loads(curate("status", out, "--json").stdout)
+    assert told["state"] == "complete" and told["slices"] is None and told["last_event"]["event"] == "finished"
+
+
+def test_slices_meet_in_a_folder_and_not_in_an_object_store(raw, tmp_path):
+    said = curate("filter", raw, "s3://bucket/out", *STAGES, "--slice", "0/2", check=2).stderr
+    assert "s3://bucket/out is no shared folder" in said and "hint: " in said
