@@ -18,7 +18,7 @@ def selftest(out: Path, rows: int, seed: int, console: Console) -> tuple[dict[st
         console.result(facts, text)
         raise DataError(
             f"{out}: below the floor in {len(facts['below'])} place(s): {'; '.join(facts['below'][:3])}",
-            hint="raise minhash.bands or lower minhash.rows for recall; see the pairs with --json",
+            hint="for near-duplicates raise minhash.bands or lower minhash.rows; see all counts with --json",
         )
     return facts, text
 
@@ -27,19 +27,31 @@ def table(facts: dict[str, Any]) -> str:
     """The counts by kind."""
     lines = [f"{name}: {_settings(values)}" for name, values in facts["stages"].items()]
     lines += [f"{facts['sample']:,} of your records, seed {facts['seed']}", ""]
-    names = ("planted", "pairs", "Jaccard", "must go", "went", "recall", "removed", "wrongly", "precision")
-    meaning = any(kind["by_meaning"] for kind in facts["kinds"].values())
-    lines.append(_row(*names, *(["by meaning"] if meaning else [])))
-    for name, kind in facts["kinds"].items():
+    if facts["kinds"]:
+        lines += _kinds(facts["kinds"], "pairs", "Jaccard")
+    leaks = facts.get("leaks")
+    if leaks is not None:
+        among = f"{leaks['items']:,} usable ones in {len(leaks['sets']):,} sets"
+        about = f"decontaminate: {leaks['planted']:,} evaluation items planted, of {among}"
+        lines += ["", about, *(_kinds(leaks["kinds"], "items", "bigrams") if leaks["kinds"] else [])]
+    floors = facts["floors"]
+    state = "BELOW THE FLOOR" if facts["below"] else "passed"
+    lines += ["", f"{state}: recall at least {floors['recall']:g}, precision at least {floors['precision']:g}"]
+    return "\n".join([*lines, *(f"  {line}" for line in facts["below"])])
+
+
+def _kinds(kinds: dict[str, dict[str, Any]], counted: str, measured: str) -> list[str]:
+    """A head and one line a kind."""
+    names = ("planted", counted, measured, "must go", "went", "recall", "removed", "wrongly", "precision")
+    meaning = any(kind["by_meaning"] for kind in kinds.values())
+    lines = [_row(*names, *(["by meaning"] if meaning else []))]
+    for name, kind in kinds.items():
         shown = kind["jaccard"]
         span = f"{shown[0]:.2f}\N{EN DASH}{shown[1]:.2f}" if shown else ""
         cells = [name, kind["pairs"], span, kind["must_go"], kind["went"], _share(kind["recall"])]
         cells += [kind["removed"], kind["wrong"], _share(kind["precision"])]
         lines.append(_row(*cells, *([kind["by_meaning"]] if meaning else [])))
-    floors = facts["floors"]
-    state = "BELOW THE FLOOR" if facts["below"] else "passed"
-    lines += ["", f"{state}: recall at least {floors['recall']:g}, precision at least {floors['precision']:g}"]
-    return "\n".join([*lines, *(f"  {line}" for line in facts["below"])])
+    return lines
 
 
 def _settings(values: dict[str, Any]) -> str:
@@ -53,4 +65,4 @@ def _share(value: float | None) -> str:
 
 def _row(first: str, *cells: Any) -> str:
     parts = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
-    return f"{first:<26}" + "".join(f"{part:>11}" for part in parts)
+    return f"{first:<28}" + "".join(f"{part:>11}" for part in parts)

@@ -7,9 +7,8 @@ ten seconds, most of it the plain-Python measuring; memory for the sample and it
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -18,50 +17,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.config import validate
-from curate.curated import CuratedUnit, open_folder
+from curate.curated import open_folder
 from curate.foundation.console import Console
 from curate.foundation.errors import DataError, UsageError
-from curate.foundation.executor import Inline
-from curate.foundation.store import digest_file, digest_of
-from curate.pipeline import Work, run
-from curate.record import Record, from_row, to_table
+from curate.record import Record, from_row
+from curate.selftest.leaking import NAME as LEAKS
+from curate.selftest.leaking import measure_leaks
 from curate.selftest.measuring import Alike, Promise, promises
 from curate.selftest.planting import KINDS, Group, plant
+from curate.selftest.staged import run_on
+from curate.selftest.tally import Tally
 from curate.settings import CurateConfig
 
 STAGES: Final = ("exact", "minhash", "embedding")
 OWN: Final = "your records"
 LISTED: Final = 20
 FEWEST: Final = 2
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of one kind: pairs and their similarities; what had to go and did; what went, rightly or not."""
-
-    pairs: int = 0
-    similarities: list[float] = field(default_factory=list)
-    due: int = 0
-    parted: int = 0
-    removed: int = 0
-    wrong: int = 0
-    by_meaning: int = 0
-
-    def facts(self) -> dict[str, Any]:
-        """As JSON values; a share of nothing is null."""
-        lowest, highest = (min(self.similarities), max(self.similarities)) if self.similarities else (None, None)
-        judged = self.removed - self.by_meaning
-        return {
-            "pairs": self.pairs,
-            "jaccard": None if lowest is None else [lowest, highest],
-            "must_go": self.due,
-            "went": self.parted,
-            "recall": self.parted / self.due if self.due else None,
-            "removed": self.removed,
-            "wrong": self.wrong,
-            "by_meaning": self.by_meaning,
-            "precision": (judged - self.wrong) / judged if judged else None,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +48,20 @@ def measure(out: Path, rows: int, seed: int, console: Console) -> dict[str, Any]
     _, manifest = open_folder(out)
     config = validate(CurateConfig, manifest["config"], "curate")
     stages = [stage for stage in STAGES if stage in config.stages]
-    if not stages:
+    if not stages and LEAKS not in config.stages:
         raise UsageError(
-            f"{out}: no stage that removes duplicates ran here", hint=f"for example: curate minhash {out} out2/"
+            f"{out}: no stage that removes duplicates or evaluation items ran here",
+            hint=f"for example: curate minhash {out} out2/",
         )
     config = _alone(config, stages)
-    promised = promises(config.model_dump(mode="json"))
     sample = draw_sample(out, manifest, rows, seed)
     if len(sample) < FEWEST:
         raise DataError(
             f"{out} keeps too few records for a selftest ({len(sample)}, at least {FEWEST})",
             hint=f"see what was removed: curate card {out}",
         )
-    alike = next((promise for promise in promised if isinstance(promise, Alike)), None)
     console.say(f"planting into {len(sample):,} of {manifest['totals']['kept']:,} kept records")
-    groups = plant(sample, alike, seed)
-    console.say(f"running {', '.join(stages)} on {len(groups):,} planted groups")
-    outcome = _run(sample, groups, config)
-    found = judge(sample, groups, outcome, promised)
+    found = _duplicates(sample, config, seed, console) if stages else {"kinds": {}, "missed": [], "wrong": []}
     floors = config.selftest
     facts = {
         "stages": {stage: getattr(config, stage).model_dump(mode="json") for stage in stages},
@@ -103,8 +70,21 @@ def measure(out: Path, rows: int, seed: int, console: Console) -> dict[str, Any]
         **found,
         "floors": floors.model_dump(mode="json"),
     }
-    facts["below"] = below(found["kinds"], floors.recall, floors.precision)
+    if LEAKS in manifest["config"]["stages"]:
+        console.say(f"running {LEAKS} on planted evaluation items")
+        facts["leaks"] = measure_leaks(sample, config, seed)
+    judged = [facts["kinds"], facts.get("leaks", {}).get("kinds", {})]
+    facts["below"] = [line for kinds in judged for line in below(kinds, floors.recall, floors.precision)]
     return facts
+
+
+def _duplicates(sample: list[Record], config: CurateConfig, seed: int, console: Console) -> dict[str, Any]:
+    """The stages that remove duplicates: counts by kind, and what went wrong."""
+    promised = promises(config.model_dump(mode="json"))
+    alike = next((promise for promise in promised if isinstance(promise, Alike)), None)
+    groups = plant(sample, alike, seed)
+    console.say(f"running {', '.join(config.stages)} on {len(groups):,} planted groups")
+    return judge(sample, groups, _run(sample, groups, config), promised)
 
 
 def _alone(config: CurateConfig, stages: Sequence[str]) -> CurateConfig:
@@ -145,34 +125,13 @@ def _rows(path: Path, wanted: Sequence[int]) -> list[Record]:
     return found
 
 
-class _Muted(Console):
-    """The stages' own talk is about planted records: not for the user."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def warn(self, text: str) -> None:
-        """Nothing."""
-
-
 def _run(sample: Sequence[Record], groups: Sequence[Group], config: CurateConfig) -> Outcome:
-    """Run the stages on the sample and what was planted, in a folder that is gone afterwards."""
+    """Run the stages on the sample and what was planted."""
     replaced = {ident for group in groups for ident in group.made_of}
     used = {record.id: record for record in sample if record.id not in replaced}
     for group in groups:
         used |= {record.id: record for record in group.records}
-    with tempfile.TemporaryDirectory(prefix="gristmill-selftest-") as name:
-        raw, target = Path(name) / "planted.parquet", Path(name) / "out"
-        pq.write_table(to_table(used.values()), raw)
-        digest = digest_of([[raw.name, digest_file(raw)]])
-        unit = CuratedUnit("planted", raw.name, "selftest", name, (raw.name,), digest)
-        manifest = run(Work(target, [unit], config), Inline(), _Muted(quiet=True), "curate selftest")
-        removed: dict[str, tuple[str, str]] = {}
-        for file in manifest["files"]:
-            if file.startswith("removed/"):
-                table = pq.read_table(target / file, columns=["id", "stage", "twin_id"])
-                removed |= {row["id"]: (row["stage"], row["twin_id"]) for row in table.to_pylist()}
-    return Outcome(used, removed)
+    return Outcome(used, run_on(used.values(), config).removed)
 
 
 def judge(

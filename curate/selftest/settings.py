@@ -9,7 +9,8 @@ class SelftestSettings(BaseModel):
     """The least that the stages must reach on what was planted, for each kind by itself.
 
     `recall`: of the pairs that a stage promises to part, those of which not both are still there. `precision`: of the
-    removed records, those that are as similar to their twin as the stage promises.
+    removed records, those that are as similar to their twin as the stage promises. For planted evaluation items the same:
+    those that must be found, and records that hold what they were removed for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
