@@ -110,6 +110,30 @@ for task, kind, said in ((tasks.fails_on_three, GristmillError, "item 3: ValueEr
     assert done.returncode == 0, done.stderr
 
 
+def test_a_worker_that_is_killed_is_started_again_and_one_that_always_is_names_its_item(cluster, tmp_path):
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parents[1] / "contract")!r})
+from curate.foundation.errors import MachineError
+from curate.foundation.executor import executor
+import executor_tasks as tasks
+found = executor("ray", 0, {cluster.address!r})
+import ray
+ray.cloudpickle.register_pickle_by_value(tasks)
+jobs = [(number, {str(tmp_path)!r}) for number in range(8)]
+assert list(found.map(tasks.killed_once, jobs)) == list(range(8))
+assert os.path.exists({str(tmp_path / "killed")!r}), "nobody was killed"
+try:
+    list(found.map(tasks.killed_on_three, range(6), name=lambda n: f"item {{n}}"))
+except MachineError as error:
+    assert "item 3: the workers that read it were lost" in str(error) and error.hint, error
+else:
+    raise SystemExit("no error came back")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_cluster_that_is_not_there_is_a_clear_error(raw, tmp_path):
     process = run("curate", "filter", raw, tmp_path / "out", "--executor", "ray", "--address", "127.0.0.1:1")
     _, err = process.communicate(timeout=120)

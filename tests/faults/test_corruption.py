@@ -159,6 +159,49 @@ def test_a_finished_run_with_damaged_weights_is_neither_finished_nor_evaluated(d
     assert "final/model.safetensors" in ended.err
 
 
+@pytest.fixture(scope="module")
+def adapted(base):
+    """A working folder with an adapter trained on the model of run/."""
+    folder = river.place(base, "adapted", ("shards", "run"))
+    trials.run(*ADAPT, cwd=folder, check=0)
+    return folder
+
+
+ADAPT = ("train", "run", "shards", "lora", *river.TRAIN[4:], "--lora", "--model", "run/final")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_damaged_adapter_is_named_and_neither_finished_nor_evaluated(name, damage, adapted, count):
+    root, file = adapted / "lora", f"final/{name}"
+    whole = (root / file).read_bytes()
+    (adapted / "task.jsonl").write_text('{"prompt": "1+1", "answer": "2"}\n')
+    try:
+        DAMAGE[damage](root / file, random.Random(f"{name} {damage}"))
+        (problem,) = Store(root, "run").verify()
+        assert file in problem and (damage == "cut" or digest_file(root / file) in problem)
+        for words in (ADAPT, ("train", "eval", "lora", "--task", "task.jsonl")):
+            ended = trials.run(*words, cwd=adapted, check=1)
+            assert file in ended.err and "hint: " in ended.err and "Traceback" not in ended.err, ended.err
+            count("damaged inputs refused")
+        count("damaged files named")
+    finally:
+        (root / file).write_bytes(whole)
+    assert "complete" in trials.run(*ADAPT, cwd=adapted, check=0).err
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.STATE, checkpoint.INDEX])
+def test_a_damaged_checkpoint_of_an_adapter_is_passed_over(name, damage, adapted):
+    undisturbed = river.tree(adapted / "lora")  # in place: an adapter names the folder of its model
+    (adapted / "lora" / MANIFEST).unlink()
+    newest = checkpoint.saved(adapted / "lora")[-1]
+    DAMAGE[damage](newest / name, random.Random(f"{name} {damage}"))
+    ended = trials.run(*ADAPT, cwd=adapted, check=0)
+    assert "is damaged" in ended.err and "Traceback" not in ended.err, ended.err
+    assert river.tree(adapted / "lora") == undisturbed and not river.leftovers(adapted)
+
+
 def test_sketches_and_records_of_an_earlier_output_are_checked_before_they_are_compared(base):
     folder = river.place(base, "earlier", ("raw",))
     keep = ("--set", "exact.keep_sketches=true", "--set", "minhash.keep_sketches=true")
