@@ -3,8 +3,8 @@
 Plain Python over words, by the documented rules alone. An item is used where that is enough to foretell the verdict: it
 has `ENOUGH` words or more, and no n-gram that `boilerplate.items` items of its set share. A copy *must go* when more
 than `bigram.threshold` of the item's distinct word bigrams (those of shared phrases left out) stand in it, or, word for
-word, when the n-gram rule is on; what is shuffled, or quoted in a part too small for any rule, must stay. Where the rule only flags, or the stage only
-reports, a marked record counts as gone.
+word, when the n-gram rule is on; what is shuffled, or quoted in a part too small for any rule, must stay. Where the
+rule only flags, or the stage only reports, a marked record counts as gone.
 
 Cost: a pass over all items at some 5 MB/s, and one run of the stage on the sample.
 """
