@@ -9,7 +9,7 @@ out. The script asks whether any of a text's word 8-grams is in a set of the ite
 shared distinct bigrams by item, then looks at windows. Beside each stands our stage with that rule alone, and its flags
 must be the same ones. datatrove (its n-gram filter, 8-grams of queries, own words, own hash) runs in a virtual
 environment at FOLDER (default: a temporary one), made here with pip, or is skipped with the reason. At the end `curate filter`
-runs with and without the stage, to say what share of the time it takes.
+runs in one process with its parts timed, to say what share of the CPU time the stage takes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from pathlib import Path
 
@@ -139,6 +138,32 @@ hits = [i for i, document in enumerate(documents) if step.filter(document) is no
 seconds = time.perf_counter() - began
 print(json.dumps({"seconds": seconds * whole / len(texts), "hits": hits}))
 """
+SHARE = """
+import json, runpy, sys, time
+from collections import Counter
+from curate.contamination import evidence
+from curate.stages import decontaminate
+spent = Counter()
+def timed(owner, attribute, name):
+    work = getattr(owner, attribute)
+    def run(*arguments, **more):
+        began = time.thread_time()
+        try:
+            return work(*arguments, **more)
+        finally:
+            spent[name] += time.thread_time() - began
+    setattr(owner, attribute, run)
+timed(decontaminate, "prepare", "index")
+timed(evidence, "spans_of", "spans")
+for name in ("sketch", "resolve", "verdicts"):
+    timed(decontaminate.DecontaminateStage, name, name)
+try:
+    runpy.run_module("curate", run_name="__main__")
+except SystemExit as stop:
+    if stop.code:
+        raise
+print(json.dumps({"total": time.process_time(), **spent}))
+"""
 OFF = dict.fromkeys(("ngram", "bigram", "any13", "answer", "semantic"), "off")
 ANY8 = {**OFF, "any13": {"state": "on", "size": 8}, "boilerplate": {"items": 1 << 30, "share": 1.0}}
 BIGRAM = {**OFF, "bigram": {"state": "on", "sure": 1}, "boilerplate": {"items": 3, "share": 1.0}}
@@ -179,20 +204,21 @@ def write(data: Path, work: Path, docs: int) -> tuple[str, str]:
     return str(work / "texts.parquet"), str(work / "items.parquet")
 
 
-def filter_share(data: Path, work: Path, rounds: int) -> tuple[float, float]:
-    """Seconds of `curate filter` on the Alpaca file with and without the stage."""
+def filter_share(data: Path, work: Path, rounds: int, docs: int) -> list[dict]:
+    """CPU seconds of `curate filter` on Alpaca records in one process, and those of the stage inside it, each round."""
     raw = work / "raw"
     raw.mkdir()
-    (raw / "alpaca.json.gz").write_bytes((data / "sft/alpaca/alpaca_data.json.gz").read_bytes())
-    found: dict[str, list[float]] = {"with": [], "without": []}
+    rows = json.loads(gzip.decompress((data / "sft/alpaca/alpaca_data.json.gz").read_bytes()))
+    (raw / "alpaca.json").write_text(json.dumps(rows[:docs]))
+    found = []
     for number in range(rounds + 1):
-        for name, more in (("with", ["--against", str(data / "eval")]), ("without", ["--skip", "decontaminate"])):
-            command = [sys.executable, "-P", "-m", "curate", "filter", str(raw), str(work / f"{name}{number}"), *more]
-            began = time.perf_counter()
-            subprocess.run([*command, "--quiet", "--allow-wipeout"], check=True, capture_output=True)
-            if number:  # the first one compiles
-                found[name].append(time.perf_counter() - began)
-    return statistics.median(found["with"]), statistics.median(found["without"])
+        options = ["--against", str(data / "eval"), "--executor", "inline", "--quiet", "--allow-wipeout"]
+        command = [sys.executable, "-P", "-c", SHARE, "filter", str(raw), str(work / f"out{number}"), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        found.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    return found[1:]  # the first one compiles
 
 
 def main() -> None:
@@ -228,10 +254,16 @@ def main() -> None:
             runs["datatrove, 8-grams"] = [run(python, DATATROVE, *files, str(options.datatrove_docs))]
         report(runs, options.index_docs)
         if not options.skip_filter:
-            whole, rest = filter_share(options.data, work, options.rounds)
-            print(
-                f"curate filter: {whole:.2f} s with the stage, {rest:.2f} s without: {100 * (1 - rest / whole):.0f} %"
-            )
+            share(filter_share(options.data, work, options.rounds, options.docs))
+
+
+def share(found: list[dict]) -> None:
+    """The stage's share of the CPU time of `curate filter`, medians of the rounds; spans are a part of resolve."""
+    parts = ("index", "sketch", "resolve", "verdicts")
+    told = {name: statistics.median(one.get(name, 0.0) for one in found) for name in ("total", *parts, "spans")}
+    shares = statistics.median(sum(one.get(name, 0.0) for name in parts) / one["total"] for one in found)
+    print("curate filter, CPU seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in told.items()))
+    print(f"the stage's share of it: {100 * shares:.0f} %")
 
 
 def report(runs: dict[str, list[dict]], index_docs: int) -> None:
