@@ -114,8 +114,13 @@ def save(
         (temp / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
         for name in (MODEL, STATE, INDEX):
             _sync(temp / name)
-        shutil.rmtree(target, ignore_errors=True)
-        temp.rename(target)
+        if all(_is(target / name, digest) for name, digest in index["files"].items()):
+            (temp / INDEX).replace(target / INDEX)  # of this step, with an evaluation more: never without a checkpoint
+            shutil.rmtree(temp)
+            sync_folder(target)
+        else:
+            shutil.rmtree(target, ignore_errors=True)
+            temp.rename(target)
         sync_folder(folder)
     except (SafetensorError, OSError) as error:
         shutil.rmtree(temp, ignore_errors=True)
@@ -218,6 +223,10 @@ def _kept(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     named = dict(model.named_parameters())
     trained: dict[str, torch.Tensor] = {name: tensor for name, tensor in named.items() if tensor.requires_grad}
     return trained if len(trained) < len(named) else {**trained, **dict(model.named_buffers())}
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and digest_file(path) == digest
 
 
 def _sync(path: Path) -> None:

@@ -66,13 +66,17 @@ class Trainer:
         """
         self._saved = self.progress.step
         self._first = self.progress.samples
+        before = self.progress.evaluated
         self._look(stopping)
+        if self.progress.step and self.progress.evaluated == self.progress.step > before:
+            self._saved = -1  # the checkpoint we go on from was cut off from its evaluation: now it has it
+            self.save()
         self._began = (time.monotonic(), self.progress.tokens)
         while self.progress.step < self.plan.steps and not self.progress.stopped:
             finished, asked = self._step(stopping)
             best = finished and self._look(stopping)
             asked = asked or (stopping.asked and self._alone)
-            if asked and (self.progress.step < self.plan.steps or self._due()):
+            if asked and not self.progress.stopped and (self.progress.step < self.plan.steps or self._due()):
                 self._leave(stopping)
             step, last = self.progress.step, self.progress.step == self.plan.steps or self.progress.stopped
             if best or last or step % self.plan.save_steps == 0:
@@ -102,8 +106,8 @@ class Trainer:
         """Evaluate where it is due; True when the model is the best so far."""
         if not self._due():
             return False
-        loss = self.evaluate(stopping)
-        if self._alone and stopping.asked:
+        taken, loss = self.evaluate(stopping)
+        if not taken:
             if not self.progress.step:
                 self._leave(stopping)
             return False
@@ -264,27 +268,29 @@ class Trainer:
                 f"  {rate:,.0f} tokens/s  {rate * at.trained_tokens / at.tokens:,.0f} trained/s{mfu}  {left:,.0f} s left"
             )
 
-    def evaluate(self, stopping: Stopping) -> float | None:
+    def evaluate(self, stopping: Stopping) -> tuple[bool, float | None]:
         """The mean loss over the trained tokens of the plan's eval rows; each counts once, whatever the world size.
 
-        None when no such row is trained, or when a stop was asked for meanwhile.
+        First whether it was taken, which it is not when a stop was asked for meanwhile; the loss is None when no such
+        row is trained.
         """
         split, numbers = self.shards.eval, self.plan.eval_numbers()
         if not split.row_trained[numbers].any():
-            return None
-        sums = self._eval_sums(split, numbers, stopping)
-        if stopping.asked and self._alone:
-            return None
-        sums = self._reduce(sums)
+            return True, None
+        found = self._eval_sums(split, numbers, stopping)
+        if found is None:
+            return False, None
+        sums = self._reduce(found)
         losses, counts = sums.view(2, -1)
         loss = float(losses.sum() / counts.sum())
         line = {"step": self.progress.step, "eval_loss": loss, "eval_rows": len(numbers)}
         self.metrics.add({**line, "eval_loss_by_source": named(sums, self.shards.sources)})
         self.metrics.flush()
         self.console.say(f"step {self.progress.step:,}/{self.plan.steps:,}  eval loss {loss:.4f}")
-        return loss
+        return True, loss
 
-    def _eval_sums(self, split: Split, numbers: list[int], stopping: Stopping) -> torch.Tensor:
+    def _eval_sums(self, split: Split, numbers: list[int], stopping: Stopping) -> torch.Tensor | None:
+        """Losses and counts by source, this process's part; None when it stopped on the way."""
         sums = torch.zeros(2 * max(1, len(self.shards.sources)), dtype=torch.float64)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         parts = shares(numbers, world, rank, self.plan.eval_micro)
@@ -292,7 +298,8 @@ class Trainer:
         with torch.no_grad():
             for number, (chunk, weight) in enumerate(parts):
                 if stopping.asked and self._alone:
-                    break
+                    self.inner.train()
+                    return None
                 rows = [split[one] for one in chunk]
                 batch = collate(rows, self.shards.sources, flat=self.inner.flat).to(self.accelerator.device)
                 with self.accelerator.autocast():
