@@ -10,13 +10,13 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from curate.foundation import signals
 from curate.foundation.addresses import guard
 from curate.foundation.errors import GristmillError, Interrupted, MachineError
 from curate.foundation.events import Events
@@ -25,7 +25,6 @@ from curate.foundation.redaction import redact
 __all__ = ["Console", "oneline", "printable", "redact", "run"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_AGAIN = "run the same command again to go on from the last finished unit"
 _BROKEN = re.compile(r"\n(?!  )")
 
 
@@ -134,21 +133,9 @@ def _hush() -> None:
     sys.exit(0)
 
 
-_stopped: list[Interrupted] = []  # the signal that came, if one did
-
-
-def _stop(signum: int, _frame: object) -> None:
-    error = Interrupted("interrupted" if signum == signal.SIGINT else "stopped by a signal", hint=_AGAIN)
-    error.exit_code = 128 + signum
-    _stopped.append(error)
-    raise error
-
-
 def run(app: Callable[..., Any]) -> None:
     """Run a typer app; the one place where an exception becomes a message and an exit code."""
-    signal.signal(signal.SIGTERM, _stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored: we run in the background
-        signal.signal(signal.SIGINT, _stop)
+    signals.listen()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot write is shown escaped
             stream.reconfigure(errors="backslashreplace")
@@ -158,22 +145,25 @@ def run(app: Callable[..., Any]) -> None:
         app()
     except GristmillError as error:
         # A library that a signal interrupts may pass it on as an error of its own: the signal is what happened.
-        _report(_stopped[0] if _stopped else error, debug)
-    except KeyboardInterrupt:
-        _report(Interrupted("interrupted", hint=_AGAIN), debug)
+        _report(signals.stopped() or error, error, debug)
+    except signals.Signalled as stop:
+        _report(stop.error, stop, debug)
+    except KeyboardInterrupt as stop:
+        _report(Interrupted("interrupted", hint=signals.AGAIN), stop, debug)
     except BrokenPipeError:
         _hush()
     except OSError as error:
-        _report(_stopped[0] if _stopped else _oserror(error), debug)
-    except Exception:
-        if not _stopped:
+        _report(signals.stopped() or _oserror(error), error, debug)
+    except Exception as error:
+        if not (stopped := signals.stopped()):
             raise
-        _report(_stopped[0], debug)
+        _report(stopped, error, debug)
 
 
-def _report(error: GristmillError, debug: bool) -> None:
+def _report(error: GristmillError, raised: BaseException, debug: bool) -> None:
     if debug:
-        raise error
+        raise error from raised if error is not raised else error.__cause__
+    signals.let_go(raised)
     message = _BROKEN.sub("\n  ", error.message)  # so a name from the data cannot pose as a hint
     print(f"error: {printable(message)}", file=sys.stderr)
     if error.hint:

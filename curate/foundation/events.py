@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from curate.foundation.errors import GristmillError
+from curate.foundation.signals import Signalled
 from curate.foundation.store import EVENTS as EVENTS
 
 LARGEST: Final = 16 << 20  # a log over this size is started afresh
@@ -87,9 +88,10 @@ class Events:
             yield
         except BaseException as error:
             if not self.held:
-                code = error.exit_code if isinstance(error, GristmillError) else 1
+                told = error.error if isinstance(error, Signalled) else error
+                code = told.exit_code if isinstance(told, GristmillError) else 1
                 spent = round(time.perf_counter() - began, 3)
-                self.emit("stopped", error=type(error).__name__, exit_code=code, seconds=spent)
+                self.emit("stopped", error=type(told).__name__, exit_code=code, seconds=spent)
             raise
         else:
             self.emit("finished", seconds=round(time.perf_counter() - began, 3))

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from curate.foundation.errors import GristmillError, MachineError, UsageError
 from curate.foundation.server import context, die_with_parent, start_server
+from curate.foundation.signals import check
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,6 +50,7 @@ class Inline:
     def map(self, task: Callable[[Item], Result], items: Sequence[Item], *, name: Name = str) -> Iterator[Result]:
         """Yield `task(item)` for each item, in order."""
         for item in items:
+            check()
             try:
                 yield task(item)
             except GristmillError:
@@ -77,6 +79,7 @@ class Processes:
             for item in take(todo, 2 * self.workers):
                 flight.append((item, self._submit(task, item)))
             while flight:
+                check()
                 item, future = flight.popleft()
                 try:
                     result = future.result()
