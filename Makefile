@@ -20,7 +20,7 @@ $(VENV)/.tools: $(VENV)/.product
 demo: $(VENV)/.product ## the whole river on the embedded sample
 	$(BIN)/gristmill demo
 
-test: $(VENV)/.tools ## every promise, in under ten minutes
+test: $(VENV)/.tools ## every promise, in about ten minutes
 	$(BIN)/python -P -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.tools ## lint, types, import directions, docs match the program

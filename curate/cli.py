@@ -12,6 +12,7 @@ from curate.cli_stages import Against, Allow, show_config, stages
 from curate.foundation import options
 from curate.foundation.console import Console, run
 from curate.foundation.executor import Spread
+from curate.foundation.lean import lean
 from curate.foundation.remote import Session, writing
 
 app = typer.Typer(
@@ -73,6 +74,7 @@ def filter_command(
     spread = Spread(workers, executor, overwrite, cards, address)
     if not (print_config or dry_run):
         spread.expect(raw, ["curate.ready"])  # before the imports of this process
+    lean()
     from curate import commands
 
     flags = {
@@ -237,7 +239,7 @@ def selftest(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Plant copies and look-alikes among the folder's own records, run its dedup stages, and say what they found."""
+    """Plant copies, look-alikes and evaluation items among the folder's own records, run its stages, and say what they found."""
     from curate.selftest.report import selftest as measured
 
     console = Console(as_json=as_json, quiet=quiet)

@@ -11,6 +11,7 @@ from curate.foundation import options
 from curate.foundation.console import Console, run
 from curate.foundation.errors import UsageError
 from curate.foundation.executor import Spread
+from curate.foundation.lean import lean
 from curate.foundation.remote import Session, writing
 
 app = typer.Typer(
@@ -81,6 +82,7 @@ def build_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Chat template, loss mask, packed rows, eval split and card."""
+    lean()
     from pack import commands
 
     flags = {

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import xxhash
 
 from curate.foundation.errors import Offline, UsageError
+from curate.foundation.store import digest_bytes
 
 EMBEDDED = "embedded"
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -38,7 +40,7 @@ class Tokenizer:
         self.config = config
         self.name = name
         self.template = template
-        self.bare = json.dumps({**spec, **_BARE}, ensure_ascii=False)
+        self.bare = _json({**spec, **_BARE}).decode("utf-8", "surrogatepass")
         self.backend = tokenizers.Tokenizer.from_str(self.bare)
 
     @classmethod
@@ -68,7 +70,7 @@ class Tokenizer:
                 f"T.from_pretrained('{name}').save_pretrained('{name}-fast')\"",
             )
         try:
-            spec = json.loads(file.read_bytes())
+            spec = orjson.loads(file.read_bytes())
             config = _read_json(folder / "tokenizer_config.json")
             for key, value in _read_json(folder / "special_tokens_map.json").items():
                 config.setdefault(key, value)
@@ -89,7 +91,7 @@ class Tokenizer:
     def digest(self) -> str:
         """xxh3_128 of the canonical JSON of `tokenizer.json` and of the named special tokens."""
         named = {key: _content(self.config.get(key)) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        return text_digest(json.dumps([self.spec, named], ensure_ascii=False, sort_keys=True, separators=(",", ":")))
+        return digest_bytes(_json([self.spec, named], sort_keys=True))
 
     @property
     def template_digest(self) -> str | None:
@@ -138,7 +140,9 @@ class Tokenizer:
         """The ids the tokenizer itself puts before plain text (usually a BOS, often nothing)."""
         import tokenizers
 
-        whole = tokenizers.Tokenizer.from_str(json.dumps({**self.spec, "truncation": None, "padding": None}))
+        whole = tokenizers.Tokenizer.from_str(
+            _json({**self.spec, "truncation": None, "padding": None}).decode("utf-8", "surrogatepass")
+        )
         with_special, bare = whole.encode("x").ids, self.backend.encode("x").ids
         return list(with_special[: with_special.index(bare[0])]) if bare and bare[0] in with_special else []
 
@@ -229,15 +233,23 @@ class Tokenizer:
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and says it after tokens were added
         # A class of its own makes transformers 5 rebuild the pipeline (SmolLM2's digit splitting is lost that way).
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        # An indent would switch to the encoder written in Python: a second for a vocabulary of 150,000.
-        for file, value, indent in (("tokenizer.json", self.spec, None), ("tokenizer_config.json", config, 2)):
-            (folder / file).write_text(json.dumps(value, ensure_ascii=False, indent=indent) + "\n", "utf-8")
+        (folder / "tokenizer.json").write_bytes(_json(self.spec) + b"\n")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", "utf-8")
         chat = self.template if template is None else template
         if chat is not None:
             (folder / "chat_template.jinja").write_text(chat, "utf-8")
 
 
 _BARE: dict[str, Any] = {"post_processor": None, "truncation": None, "padding": None}
+
+
+def _json(value: Any, *, sort_keys: bool = False) -> bytes:
+    """Compact UTF-8 JSON of a tokenizer: hundreds of thousands of entries, so by the fast writer where it can."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
+    except TypeError:  # a lone surrogate
+        text = json.dumps(value, ensure_ascii=False, sort_keys=sort_keys, separators=(",", ":"))
+        return text.encode("utf-8", "surrogatepass")
 
 
 def text_digest(text: str) -> str:

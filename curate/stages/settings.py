@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 State = Literal["on", "off", "flag"]
-EXACT_KEYS: Final = ("conversation", "prompt", "first-user", "response")
 
 
 def _spelled(value: Any) -> Any:
