@@ -188,7 +188,8 @@ def compare(work: Path, tokenizer: Path) -> None:
 
     from pack.tokenizing import Tokenizer
 
-    ours, peer, loaded = np.load(work / "ours.npz"), np.load(work / "peer.npz"), Tokenizer.load(tokenizer)
+    ours, peer = (dict(np.load(work / f"{name}.npz")) for name in ("ours", "peer"))  # each access reads it all again
+    loaded = Tokenizer.load(tokenizer)
     edges = [np.concatenate([[0], np.cumsum(one["lengths"])]) for one in (ours, peer)]
     same_ids = same_masks = 0
     apart: dict[str, int] = {}
