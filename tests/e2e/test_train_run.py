@@ -166,6 +166,23 @@ def pair(tmp_path_factory, shards):
     return run, done
 
 
+@pytest.mark.parametrize("to_all", [True, False], ids=["from a terminal", "to the command alone"])
+def test_ctrl_c_stops_two_processes_in_order(tmp_path, shards, pair, to_all):
+    run, words = tmp_path / "run", ["--num-processes", "2"]
+    process = subprocess.Popen(
+        command(shards, run, *words), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    until(lambda: checkpoint.saved(run), process, 300)
+    (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in said[1] and "hint: run the same command" in said[1], said
+    assert not (run / "manifest.json").exists() and not (run / ".lock").exists()
+    done = subprocess.run(command(shards, run, *words), env=ENV, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert weights(run) == weights(pair[0])
+
+
 def test_two_processes_killed_on_the_way_go_on_to_the_same_bytes(tmp_path, shards, pair):
     run, words = tmp_path / "run", ["--num-processes", "2"]
     process = subprocess.Popen(command(shards, run, *words), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
