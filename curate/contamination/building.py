@@ -22,7 +22,7 @@ from curate.contamination.index import EvalIndex
 from curate.contamination.lookup import build
 from curate.contamination.offered import MOST
 from curate.contamination.rules import Rules, needed
-from curate.contamination.scan import POWER, TAIL, Plan, _grams
+from curate.contamination.scan import POWER, SOME, TAIL, Plan, _grams
 from curate.contamination.tokens import Tokens, tokenise
 from curate.splitting import Hashes, Ints
 from curate.stages.text import joined, whole
@@ -81,9 +81,10 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
     several = (np.diff(choice_of) > 1) & (np.diff(choice_of) <= MOST)
     offered = several & (asked.spoken > 0) & ~alike & (asked.spoken + np.diff(choices.word_at[choice_of]) >= extent)
     allowed = _allowed(asked, counts, least)
+    some = np.where(allowed < 0, 0, np.minimum(SOME, counts - allowed))
     exact = (allowed >= 0) & (counts < asked.per_item(lambda each: each.bigram.sure))
     tails, lengths = _tails(asked.tokens, short | exact | answered | offered)
-    entries = [*(kept for kept, _ in found), _rarest(bigrams, at, allowed), tails]
+    entries = [*(kept for kept, _ in found), _rarest(bigrams, at, allowed + some), tails]
     unique = [np.unique(part.keys, return_counts=True) for part in entries]
     plan = Plan(
         sets=build([keys for keys, _ in unique]),
@@ -94,6 +95,7 @@ def build_index(table: pa.Table, rules: Mapping[str, Rules], shared: int) -> Eva
         bigram_at=at,
         bigrams=bigrams,
         allowed=allowed,
+        some=some,
         window=np.ceil(asked.spoken * asked.per_item(lambda each: each.bigram.window)).astype(np.int64),
         runs=short | exact | answered | offered,
         word_at=asked.tokens.word_at,
@@ -270,10 +272,10 @@ def _allowed(asked: Asked, counts: Ints, least: Ints) -> Ints:
     return out
 
 
-def _rarest(bigrams: Hashes, at: Ints, allowed: Ints) -> Entries:
-    """Of each item the bigrams of which a text must hold one: one more than may be missing."""
-    item = np.repeat(np.arange(len(allowed)), np.diff(at))
-    chosen = np.flatnonzero(np.arange(len(bigrams)) - at[item] <= allowed[item])
+def _rarest(bigrams: Hashes, at: Ints, most: Ints) -> Entries:
+    """Of each item its `most` rarest bigrams."""
+    item = np.repeat(np.arange(len(most)), np.diff(at))
+    chosen = np.flatnonzero(np.arange(len(bigrams)) - at[item] < most[item])
     chosen = chosen[np.lexsort((item[chosen], bigrams[chosen]))]
     return Entries(bigrams[chosen], item[chosen], np.zeros(len(chosen), np.int64))
 

@@ -21,7 +21,7 @@ from curate.contamination.scan import Plan
 from curate.foundation.store import Store
 from curate.splitting import Hashes, Ints
 
-FORMAT: Final = 3  # raise when the same eval sets would be indexed or judged otherwise
+FORMAT: Final = 4  # raise when the same eval sets would be indexed or judged otherwise
 Bools = NDArray[np.bool_]
 
 

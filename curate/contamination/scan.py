@@ -1,10 +1,10 @@
 """One pass over texts: which n-grams, bigram windows and whole runs of words of evaluation items they hold.
 
 A text is split into tokens and words once, in scratch memory that stays in cache. Its n-grams are asked of the hash sets
-of the index. For the bigram rule each item has a few bigrams, its rarest, of which a text must hold one to hold more than
-the threshold of all; only then are the others counted, rarest first, giving up as soon as too many are missing, and only
-then the best window is sought. Short items and questions with answers are found by the hash of their last words and then
-compared word by word.
+of the index. For the bigram rule each item has a few bigrams, its rarest, of which a text must hold SOME to hold more than
+the threshold of all (a prefix filter: Chaudhuri et al. 2006); only then are the others counted, rarest first, giving up
+as soon as too many are missing, and only then the best window is sought. Short items and questions with answers are found
+by the hash of their last words and then compared word by word.
 
 Cost: linear in the text, a few nanoseconds a byte, about the same for a thousand and for a million items; memory is the
 index and 50 bytes a word of the longest text.
@@ -39,6 +39,7 @@ MULTIPLY: Final = np.uint64(0xC4CEB9FE1A85EC53)
 HALF: Final = np.uint64(32)
 NO_SIGNS: Final = np.zeros(0, np.uint64)
 NO_SIGNS.flags.writeable = False
+SOME: Final = 2  # of an item's rarest bigrams that a text must hold before the others are counted
 TAIL: Final = 3  # words at the end of a run that are looked up
 PLAIN_RUN: Final = 16  # a run of more words is compared only where its hash agrees
 MOST_RUNS: Final = 4_096  # of one item in one text; one that is there more often is there
@@ -50,7 +51,8 @@ class Plan(NamedTuple):
 
     `size` and `every` are of the n-gram tables: tokens an n-gram, and 1 where operators count. Key k of any set stands
     for the items `owner[owner_at[k]:owner_at[k+1]]`. Item i has the distinct bigrams `bigrams[bigram_at[i]:...]`, rarest
-    first; `allowed[i]` may be missing (-1: the rule is not for it) from a window of `window[i]` words. `runs[i]` says
+    first; `allowed[i]` may be missing (-1: the rule is not for it) from a window of `window[i]` words, so that a text must
+    hold `some[i]` of its `allowed[i] + some[i]` rarest. `runs[i]` says
     whether its words `words[word_at[i]:word_at[i+1]]`, whose polynomial hash is `run_hash[i]`, are sought as a run. `tails`
     has 1 where runs end in that many words.
     """
@@ -63,6 +65,7 @@ class Plan(NamedTuple):
     bigram_at: Ints
     bigrams: Hashes
     allowed: Ints
+    some: Ints
     window: Ints
     runs: NDArray[np.bool_]
     word_at: Ints
@@ -84,6 +87,7 @@ class Scratch(NamedTuple):
     counts: Ints
     met: Ints
     times: Ints
+    held: Ints
 
 
 @compiled
@@ -206,9 +210,12 @@ def _bigrams(plan: Plan, which: int, count: int, some: int, message: int, scratc
             continue
         for k in range(plan.owner_at[number], plan.owner_at[number + 1]):
             item = plan.owner[k]
-            if scratch.seen[item] == message:
+            if scratch.seen[item] != message:
+                scratch.seen[item] = message
+                scratch.held[item] = 0
+            scratch.held[item] += 1  # one that the text holds twice may count twice: the window decides
+            if scratch.held[item] != plan.some[item]:
                 continue
-            scratch.seen[item] = message
             if plan.bigram_at[item + 1] - plan.bigram_at[item] - plan.allowed[item] > count:
                 continue  # fewer bigrams in the text than must be found
             if mask == 0:
@@ -388,5 +395,6 @@ def _scratch(plan: Plan, room: int) -> Scratch:
         np.empty(room, np.int64),
         np.empty(most, np.int64),
         np.full(len(plan.allowed), -1, np.int64),
+        np.zeros(len(plan.allowed), np.int64),
         np.zeros(len(plan.allowed), np.int64),
     )
