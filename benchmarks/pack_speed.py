@@ -117,7 +117,7 @@ import contextlib, io
 from pack.cli import main
 def build(target):
     sys.argv[1:] = ["build", records, target, "--ctx", "4096", "--tokenizer", tokenizer, "--eval-fraction", "0",
-                    "--workers", "1", "--quiet", "--overwrite"]
+                    "--workers", sys.argv[4], "--quiet", "--overwrite"]
     with contextlib.suppress(SystemExit):
         main()
 build(work + "/warm")
@@ -243,7 +243,8 @@ def main() -> None:
             "ours: template, ids, mask": lambda: run(OURS, *words, "auto"),
             "datasets.map, 1 process": lambda: run(PEER, *words, "1", "tags"),
             "datasets.map, 2 processes": lambda: run(PEER, *words, "2", "tags"),
-            "ours: pack build, loaded": lambda: run(BUILD, *words),
+            "ours: pack build, loaded, 1 worker": lambda: run(BUILD, *words, "1"),
+            "ours: pack build, loaded, 2 workers": lambda: run(BUILD, *words, "2"),
             "ours: pack build, whole command, 1 worker": lambda: whole(out, asked.tokenizer, work, 1),
             "ours: pack build, whole command, 2 workers": lambda: whole(out, asked.tokenizer, work, 2),
             "TRL, completion only, 1 process": lambda: run(TRL, *words, "1", "completion"),
@@ -275,9 +276,9 @@ def report(rounds: list[dict[str, dict[str, float]]], rows: int, work: Path) -> 
     pairs = [
         ("datasets.map, 1 process", "ours: template, ids, mask", "40"),
         ("datasets.map, 2 processes", "ours: template, ids, mask", "40"),
-        ("TRL, completion only, 1 process", "ours: pack build, loaded", "20"),
-        ("TRL, completion only, 2 processes", "ours: pack build, loaded", "20"),
-        ("TRL, assistant only, 2 processes", "ours: pack build, loaded", "20"),
+        ("TRL, completion only, 1 process", "ours: pack build, loaded, 1 worker", "20"),
+        ("TRL, completion only, 2 processes", "ours: pack build, loaded, 2 workers", "20"),
+        ("TRL, assistant only, 2 processes", "ours: pack build, loaded, 2 workers", "20"),
         ("TRL, assistant only, 2 processes", "ours: pack build, whole command, 1 worker", "-"),
         ("TRL, assistant only, 2 processes", "ours: pack build, whole command, 2 workers", "-"),
         ("bare encode_batch", "ours, engine hf", "0.9"),
