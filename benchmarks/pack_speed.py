@@ -113,13 +113,15 @@ Timed(model=model, processing_class=hf, train_dataset=data, args=SFTConfig(
 BUILD = (
     COMMON
     + """
-import contextlib, io
 from pack.cli import main
+workers = sys.argv[4]
 def build(target):
     sys.argv[1:] = ["build", records, target, "--ctx", "4096", "--tokenizer", tokenizer, "--eval-fraction", "0",
-                    "--workers", sys.argv[4], "--quiet", "--overwrite"]
-    with contextlib.suppress(SystemExit):
+                    "--workers", workers, "--quiet", "--overwrite"]
+    try:
         main()
+    except SystemExit as ended:
+        assert not ended.code, "pack build failed"
 build(work + "/warm")
 began = time.perf_counter()
 build(work + "/warm")
