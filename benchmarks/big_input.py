@@ -1,6 +1,6 @@
 """Cost of a big input: generated rows in one JSONL through `curate filter`, with seconds and peak memory.
 
-    python -P benchmarks/big_input.py [--rows 1000000 2000000 4000000 10000000] [--work FOLDER]
+    python -P benchmarks/big_input.py [--rows 1000000 2000000 4000000 10000000] [--memory 1G] [--work FOLDER]
     python -P benchmarks/big_input.py --rows 1000000 --executors inline processes ray
 
 Row i is a function of i alone: 400 to 1,200 characters of chat, one row in 50 an exact copy and one in 50 a near copy of
@@ -101,6 +101,7 @@ def once(asked, rows, executor):
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-P", "-m", "curate", "filter", str(raw), str(out), "--quiet", "--executor", executor]
     command += [word for each in asked.against for word in ("--against", each)]
+    command += ["--memory", asked.memory] if asked.memory else []
     command += [] if executor == "inline" else ["--workers", str(asked.workers)]
     seconds, tree, largest = measured(command)
     manifest = json.loads((out / "manifest.json").read_text())
@@ -129,6 +130,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--executors", nargs="+", default=["processes"])
     parser.add_argument("--against", action="append", default=[])
+    parser.add_argument("--memory", help="of `curate filter`: what deciding near duplicates may hold (a quarter of RAM)")
     parser.add_argument("--work", type=Path, default=Path("big"))
     asked = parser.parse_args()
     found = [once(asked, rows, executor) for rows in asked.rows for executor in asked.executors]
