@@ -130,7 +130,9 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--executors", nargs="+", default=["processes"])
     parser.add_argument("--against", action="append", default=[])
-    parser.add_argument("--memory", help="of `curate filter`: what deciding near duplicates may hold (a quarter of RAM)")
+    parser.add_argument(
+        "--memory", help="of `curate filter`: what deciding near duplicates may hold (a quarter of RAM)"
+    )
     parser.add_argument("--work", type=Path, default=Path("big"))
     asked = parser.parse_args()
     found = [once(asked, rows, executor) for rows in asked.rows for executor in asked.executors]
