@@ -51,10 +51,9 @@ class Plan(NamedTuple):
 
     `size` and `every` are of the n-gram tables: tokens an n-gram, and 1 where operators count. Key k of any set stands
     for the items `owner[owner_at[k]:owner_at[k+1]]`. Item i has the distinct bigrams `bigrams[bigram_at[i]:...]`, rarest
-    first; `allowed[i]` may be missing (-1: the rule is not for it) from a window of `window[i]` words, so that a text must
-    hold `some[i]` of its `allowed[i] + some[i]` rarest. `runs[i]` says
-    whether its words `words[word_at[i]:word_at[i+1]]`, whose polynomial hash is `run_hash[i]`, are sought as a run. `tails`
-    has 1 where runs end in that many words.
+    first; `allowed[i]` may be missing (-1: no such rule) from a window of `window[i]` words: a text must hold `some[i]` of the
+    first `allowed[i] + some[i]`. `runs[i]` says whether its words `words[word_at[i]:word_at[i+1]]`, whose polynomial hash is
+    `run_hash[i]`, are sought as a run. `tails` has 1 where runs end in that many words.
     """
 
     sets: Sets
