@@ -229,7 +229,7 @@ def _settle(
     size, starts = len(members.record), members.starts
     sums = np.concatenate([[0], np.cumsum(members.shingles)]).astype(np.int64)[starts]
     at, sizes = np.empty(size, np.int64), np.empty(size, np.int64)
-    chunks, texts = inputs.texts.placed(members.sketch, members.position)
+    texts = inputs.texts.gathered(members.sketch, members.position)
     lists = texts.address, texts.size, texts.bounds, texts.plain
     decided = at, sizes, members.stays, settings.threshold, twin, similarity
 
@@ -248,10 +248,7 @@ def _settle(
 
     with ThreadPoolExecutor(threads) as pool:
         share = max(1, int(sums[-1]) // (8 * threads))
-        made = sum(pool.map(settle, _parts(starts, members.shingles, share)))
-    for chunk in chunks:
-        inputs.texts.give_back(chunk)
-    return made
+        return sum(pool.map(settle, _parts(starts, members.shingles, share)))
 
 
 @contextmanager

@@ -143,8 +143,4 @@ def _quoted(texts: Any) -> Any:
 
 def _texts(inputs: Inputs, members: Members, wanted: Ints) -> Texts:
     """The key texts of some members, one after the other."""
-    chunks, texts = inputs.texts.placed(members.sketch[wanted], members.position[wanted])
-    found = texts.joined()
-    for chunk in chunks:
-        inputs.texts.give_back(chunk)
-    return found
+    return inputs.texts.gathered(members.sketch[wanted], members.position[wanted]).joined()

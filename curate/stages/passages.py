@@ -1,11 +1,11 @@
-"""Where a decision over all records reads their texts: by sketch and position, without copying what Arrow has mapped.
+"""Where a decision over all records reads their texts: by sketch and position.
 
 While a run is under way, what the map stages kept lies in `.work/kept`. Once it is done that is gone, and so it never
 was for an earlier output: then the records with a possible twin are read from Parquet by their ids, once, into a file
 of their own that is mapped the same way.
 
-Cost: nothing for kept files beyond the pages that are looked at; a pass over the Parquet of a finished unit, and disk
-for its records with a possible twin.
+Cost: a copy of the texts that are asked for, and never more mapped pages than a chunk's; a pass over the Parquet of a
+finished unit, and disk for its records with a possible twin.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from curate.foundation.errors import DataError
 from curate.mapping import Mapped, nothing
 from curate.placed import Placed, place
 from curate.shingles import Parts
-from curate.stages.text import joined, unfold
+from curate.stages.text import unfold
 
 Ints = NDArray[np.int64]
 Key = Callable[[Any], Parts]  # from `text.Messages`
@@ -132,22 +132,18 @@ class Passages:
             mine = order[bounds[index] : bounds[index + 1]]
             yield index, mine, row[mine]
 
-    def placed(self, sketch: Ints, position: Ints) -> tuple[list[int], Placed]:
-        """The key texts of the records, and the chunks that they lie in."""
-        found = [(chunk, *self._chosen(chunk, rows), mine) for chunk, mine, rows in self.places(sketch, position)]
-        chosen = [(parts, mine, rows) for _, parts, rows, mine in found]
-        return [chunk for chunk, *_ in found], place(chosen, len(sketch))
+    def gathered(self, sketch: Ints, position: Ints) -> Placed:
+        """Copies of the key texts of the records.
 
-    def _chosen(self, chunk: int, rows: Ints) -> tuple[Parts, Ints]:
-        """Texts of a chunk and their rows there: views, or copies of these rows where key texts had to be composed."""
-        messages = unfold(pa.Table.from_batches([self.chunks[chunk]]))
-        parts = self.key(messages)
-        column = joined(messages.fields["content"]).buffers()[2]
-        if column is not None and column.address == parts.data.ctypes.data:
-            return parts, rows
-        data, at = place([(parts, np.arange(len(rows)), rows)], len(rows)).joined()
-        return Parts(data, at[:-1], at[1:], np.arange(len(at))), np.arange(len(rows))
+        The pages of a chunk are given back before the next one is looked into: a text in a mapped file takes 64 KiB of
+        pages along, its neighbours, so that a few texts of each chunk would make the whole file resident.
+        """
+        return place(self._copies(sketch, position), len(sketch))
 
-    def give_back(self, chunk: int) -> None:
-        """Drop the pages of a chunk from this process; what is read again comes from the page cache."""
-        self._pages[chunk]()
+    def _copies(self, sketch: Ints, position: Ints) -> Iterator[tuple[Parts, Ints, Ints]]:
+        for chunk, mine, rows in self.places(sketch, position):
+            parts = self.key(unfold(pa.Table.from_batches([self.chunks[chunk]])))
+            every = np.arange(len(rows))
+            data, at = place([(parts, every, rows)], len(rows)).joined()
+            self._pages[chunk]()
+            yield Parts(data, at[:-1], at[1:], np.arange(len(at))), mine, every
