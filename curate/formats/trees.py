@@ -10,7 +10,7 @@ from curate.formats.draft import Converted, Draft, Refused, Row, calls_json, kin
 from curate.record import Message
 
 REPLIERS: Final = {"prompter": "user", "user": "user", "assistant": "assistant", "system": "system"}
-TURN: Final = re.compile(r"turn_(\d+)$")
+TURN: Final = re.compile(r"turn_(\d{1,9})$")
 FIELDS: Final = ("Human", "Inner Thoughts", "Commands", "Tool Responses", "MOSS")
 _OPEN: Final = {
     "Human": "<|Human|>:",
@@ -32,8 +32,9 @@ def replies(row: Row, key: str) -> Converted:
     while stack:
         path = stack.pop()
         node = path[-1]
-        children = node.get("replies") or []
-        if not isinstance(node.get("text"), str) or node.get("role") not in REPLIERS or not isinstance(children, list):
+        children, role = node.get("replies") or [], node.get("role")
+        known = isinstance(role, str) and role in REPLIERS
+        if not isinstance(node.get("text"), str) or not known or not isinstance(children, list):
             raise Refused("broken reply tree: a node without text, a known role or a list of replies")
         if not all(isinstance(child, dict) for child in children):
             raise Refused("broken reply tree: a reply is not an object")
@@ -61,7 +62,8 @@ def _answered(node: dict[str, Any]) -> bool:
         item = stack.pop()
         if item.get("role") == "assistant":
             return True
-        stack.extend(child for child in item.get("replies") or [] if isinstance(child, dict))
+        replies = item.get("replies")
+        stack.extend(child for child in (replies if isinstance(replies, list) else []) if isinstance(child, dict))
     return False
 
 

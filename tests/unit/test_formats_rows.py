@@ -129,6 +129,25 @@ def test_reply_trees_use_each_last_assistant_turn_once():
     assert '"unanswered"' in found[0].extra and '"message_tree_id":"t"' in found[1].extra
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [{"role": {"a": 1}}, {"role": ["user"]}, {"replies": 5}, {"replies": "text"}, {"text": None}],
+    ids=["role an object", "role a list", "replies a number", "replies a text", "no text"],
+)
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_node_of_the_wrong_kind_refuses_the_tree(bad, depth):
+    node = {"role": "assistant", "text": "a", "replies": []} | bad
+    for role in ("assistant", "prompter")[2 - depth :]:
+        node = {"role": role, "text": "b", "replies": [node]}
+    with pytest.raises(Refused, match=r"broken reply tree|no assistant reply"):
+        made({"prompt": node, "message_tree_id": "t"})
+
+
+def test_a_turn_with_a_number_that_python_does_not_read_is_no_turn():
+    with pytest.raises(Refused):
+        made({"chat": {"turn_" + "9" * 5_000: {"Human": "q", "MOSS": "a"}}})
+
+
 def test_keyed_turns_strip_markers_only_when_told_and_count_them():
     turn = {
         "Human": "<|Human|>: q<eoh>\n",
