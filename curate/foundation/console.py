@@ -165,7 +165,10 @@ def _report(error: GristmillError, raised: BaseException, debug: bool) -> None:
         raise error from raised if error is not raised else error.__cause__
     signals.let_go(raised)
     message = _BROKEN.sub("\n  ", error.message)  # so a name from the data cannot pose as a hint
-    print(f"error: {printable(message)}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {oneline(error.hint)}", file=sys.stderr)
+    try:
+        print(f"error: {printable(message)}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {oneline(error.hint)}", file=sys.stderr, flush=True)
+    except OSError:  # nobody hears it, or its file may not grow: the exit code still tells
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(error.exit_code)

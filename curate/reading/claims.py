@@ -10,10 +10,13 @@ Cost: validation runs at memory speed; the page headers are a seek a page (about
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import pyarrow as pa
+
+from curate.reading.thrift import struct
 
 ROWS_FLOOR: Final = 1 << 20
 _HEADER: Final = 1 << 14  # bytes looked at first for a page header; one with long statistics needs more
@@ -68,13 +71,15 @@ def shown(batch: pa.RecordBatch) -> dict[str, str]:
 class Tally:
     """Counts the values decoded from some row groups, and says at the end where the file's own counts differ."""
 
-    def __init__(self, metadata: Any, groups: range, ratio: int) -> None:
+    def __init__(self, metadata: Any, groups: range, ratio: int, file: IO[bytes] | str) -> None:
         self.groups = [metadata.row_group(index) for index in groups]
         self.metadata = metadata
         self.last = groups.stop == metadata.num_row_groups
         self.rows = 0
         self.levels: list[int] | None = [0] * metadata.num_columns
-        size = sum(group.column(index).total_compressed_size for group in self.groups for index in self._columns())
+        every = _chunks(_footer(file), metadata.num_row_groups, metadata.num_columns)
+        self.chunks = [every[index] for index in groups]
+        size = sum(chunk.size for group in self.chunks for chunk in group)
         claimed = sum(group.num_rows for group in self.groups)
         if claimed < 0 or claimed > max(ROWS_FLOOR, ratio * max(size, 1)):
             raise pa.ArrowInvalid(f"{claimed:,} rows in {size:,} bytes")
@@ -100,10 +105,10 @@ class Tally:
         if self.last and self.metadata.num_rows != every:
             return f"the file promises {self.metadata.num_rows:,} rows and its parts {every:,}"
         for index in self._columns():
-            promised = sum(group.column(index).num_values for group in self.groups)
+            promised = sum(group[index].values for group in self.chunks)
             if self.levels is not None and promised != self.levels[index]:
                 return f"column {index} promises {promised:,} values, {self.levels[index]:,} belong to the rows"
-            held = _values_in_pages([group.column(index) for group in self.groups], file)
+            held = _values_in_pages([group[index] for group in self.chunks], file)
             if held is not None and held != promised:
                 return f"column {index} promises {promised:,} values and its pages hold {held:,}"
         return ""
@@ -128,16 +133,59 @@ def entries(column: pa.Array) -> list[int] | None:
     return None if pa.types.is_nested(kind) or pa.types.is_dictionary(kind) else [len(column)]
 
 
-def _values_in_pages(chunks: list[Any], file: IO[bytes] | str) -> int | None:
+class Chunk(NamedTuple):
+    """What the footer says of a column chunk: values, compressed bytes, where its first page begins."""
+
+    values: int
+    size: int
+    place: int
+
+
+def _footer(file: IO[bytes] | str) -> bytes:
+    """The bytes of the footer, which Arrow has found readable; raises `pa.ArrowInvalid`."""
+    if isinstance(file, str):
+        with Path(file).open("rb") as source:
+            return _footer(source)
+    end = file.seek(0, 2)
+    file.seek(max(0, end - 8))
+    size = int.from_bytes(file.read(4), "little")
+    if size > end - 8:
+        raise pa.ArrowInvalid("the footer is longer than the file")
+    file.seek(end - 8 - size)
+    return file.read(size)
+
+
+@lru_cache(maxsize=1)
+def _chunks(footer: bytes, groups: int, columns: int) -> list[list[Chunk]]:
+    """The column chunks of each row group (fields of FileMetaData, RowGroup, ColumnChunk and ColumnMetaData).
+
+    Read here and not by pyarrow, whose view of a chunk ends the process where its statistics are not those of its type.
+    """
+    try:
+        found = [[_chunk(chunk[3]) for chunk in group[1]] for group in struct(footer)[0][4]]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise pa.ArrowInvalid("the footer cannot be read") from error
+    if len(found) != groups or any(len(group) != columns for group in found):
+        raise pa.ArrowInvalid("a row group has other columns than the schema")
+    return found
+
+
+def _chunk(meta: dict[int, int]) -> Chunk:
+    starts = [place for place in (meta.get(11), meta.get(9)) if place]  # of the dictionary page, of the data pages
+    found = Chunk(int(meta[5]), int(meta[7]), min(starts, default=0))
+    if min(found) < 0:
+        raise ValueError("a negative size or place")
+    return found
+
+
+def _values_in_pages(chunks: list[Chunk], file: IO[bytes] | str) -> int | None:
     """The values that the page headers of column chunks claim; None where a header is not understood."""
     if isinstance(file, str):
         with Path(file).open("rb") as source:
             return _values_in_pages(chunks, source)
     total = 0
     for chunk in chunks:
-        starts = [place for place in (chunk.dictionary_page_offset, chunk.data_page_offset) if place]
-        place = min(starts, default=0)
-        stop = place + chunk.total_compressed_size
+        place, stop = chunk.place, chunk.place + chunk.size
         while place < stop:
             found = _page(file, place)
             if found is None:
@@ -158,7 +206,7 @@ def _page(file: IO[bytes], place: int) -> tuple[int, dict[int, Any]] | None:
         file.seek(place)
         data = file.read(size)
         try:
-            header, used = _struct(data, 0, 0)
+            header, used = struct(data)
             return used, header
         except IndexError:
             if len(data) < size:
@@ -167,48 +215,3 @@ def _page(file: IO[bytes], place: int) -> tuple[int, dict[int, Any]] | None:
         except ValueError:
             return None
     return None
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number of over 64 bits")
-
-
-def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """A struct of Thrift's compact protocol, by field number."""
-    if depth > 8:
-        raise ValueError("nested too deep")
-    fields: dict[int, Any] = {}
-    number = 0
-    while (byte := data[at]) != 0:
-        at += 1
-        if byte >> 4:
-            number += byte >> 4
-        else:
-            raw, at = _varint(data, at)
-            number = (raw >> 1) ^ -(raw & 1)
-        fields[number], at = _value(data, at, byte & 15, depth)
-    return fields, at + 1
-
-
-def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    if kind in (1, 2):
-        return kind == 1, at
-    if kind in (4, 5, 6):
-        raw, at = _varint(data, at)
-        return (raw >> 1) ^ -(raw & 1), at
-    if kind in (3, 7, 8):
-        size, at = (1, at) if kind == 3 else (8, at) if kind == 7 else _varint(data, at)
-        if at + size > len(data):
-            raise IndexError
-        return None, at + size
-    if kind == 12:
-        return _struct(data, at, depth + 1)
-    raise ValueError("no page header has lists, sets or maps")

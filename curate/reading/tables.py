@@ -61,7 +61,7 @@ def _slices(file: IO[bytes] | str, unit: Unit, settings: ReadSettings) -> Iterat
         with pq.ParquetFile(file) as source:
             stop = unit.stop if unit.stop >= 0 else source.num_row_groups
             groups = range(unit.start, stop)
-            tally = Tally(source.metadata, groups, settings.max_ratio)
+            tally = Tally(source.metadata, groups, settings.max_ratio, file)
             size = sum(group.total_byte_size for group in tally.groups)
             rows = sum(group.num_rows for group in tally.groups)
             number = max(1, int(settings.batch_bytes * rows / max(size, 1)))

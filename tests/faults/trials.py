@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -82,7 +82,8 @@ class Trial:
         return self.process.exitcode is None
 
     def signal(self, number):
-        os.kill(self.pid, number)
+        with suppress(ProcessLookupError):  # it was faster, and is gone
+            os.kill(self.pid, number)
 
     def kill(self):
         """kill -9 of the whole process group; False when it was over already."""

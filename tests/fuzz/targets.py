@@ -306,13 +306,21 @@ SEEDS = {
         b"\x00" + bytes(range(0, 250, 7)),
         b'\xff{"prompt":"a","completion":"b"}\n{bad\n\xef\xbb\xbf{}\r\n',
     ],
-    "formats": [bytes([1, 0, 62, 132, 2, 7, 3, 14, 132, 2, 8, 3, 15]), bytes([2, 6, 14, 7, 15]), bytes(range(200))],
+    "formats": [
+        bytes([1, 0, 62, 132, 2, 7, 3, 14, 132, 2, 8, 3, 15]),
+        bytes([2, 6, 14, 7, 15]),
+        bytes(range(200)),
+        bytes.fromhex("3a06faf306310f7e" + "fd" * 15),
+    ],  # a role that is an object
     "manifest": [
         b'\xff{"files":{"a":{"bytes":1,"digest":"x"}},"digest":"x"}',
         bytes([1, 3, 21, 131, 30, 2]),
         bytes(40),
     ],
     "card": [b"<script>[x](http://e.vil)\n---\n# h\n```\n| a |\x1b[2J", "\u202e\u2028`~~~</details>&lt;".encode()],
-    "tables": [bytes([kind, 1, 2, 3, 4, 5, 6]) for kind in range(4)],
+    "tables": [
+        *(bytes([kind, 1, 2, 3, 4, 5, 6]) for kind in range(4)),
+        bytes.fromhex("cf05010400010443ffff"),  # ended the process: a statistic of another type
+    ],
 }
 warm()
