@@ -25,9 +25,13 @@ _BETWEEN: Final = re.compile(r"(?<=\))\s*,\s*(?=[A-Za-z]\w*\()")
 
 
 def replies(row: Row, key: str) -> Converted:
-    """One conversation for each last assistant turn of a path; prompts that nobody answered go to `extra`."""
+    """One conversation for each last assistant turn of a path.
+
+    Prompts that nobody answered go to `extra` of the first conversation that passes the turn they reply to.
+    """
     notes: Counter[str] = Counter()
     drafts: list[Draft] = []
+    told: set[int] = set()  # nodes whose unanswered replies a draft keeps
     stack: list[list[dict[str, Any]]] = [[row[key]]]
     while stack:
         path = stack.pop()
@@ -46,8 +50,11 @@ def replies(row: Row, key: str) -> Converted:
             {"index": index} | {name: value for name, value in item.items() if name not in ("text", "role", "replies")}
             for index, item in enumerate(path)
         ]
-        if children:
-            draft.extra["unanswered"] = children
+        fresh = [item for item in path if id(item) not in told]
+        told.update(map(id, fresh))
+        left = [child for item in fresh for child in item.get("replies") or [] if not _answered(child)]
+        if left:
+            draft.extra["unanswered"] = left
             notes["unanswered replies kept in extra"] += 1
         drafts.append(draft)
     if not drafts:

@@ -129,6 +129,18 @@ def test_reply_trees_use_each_last_assistant_turn_once():
     assert '"unanswered"' in found[0].extra and '"message_tree_id":"t"' in found[1].extra
 
 
+def test_a_prompt_that_nobody_answered_is_kept_once_wherever_it_stands():
+    def node(role, text, *replies):
+        return {"role": role, "text": text, "replies": list(replies)}
+
+    middle = node("assistant", "a", node("prompter", "lost1"), node("prompter", "x", node("assistant", "b")))
+    tree = node("prompter", "p", node("prompter", "lost2", node("prompter", "lost3")), middle, node("assistant", "c"))
+    _, found = made({"prompt": tree, "message_tree_id": "t"})
+    assert [turns(record)[-1][1] for record in found] == ["b", "c"]
+    kept = "".join(record.extra for record in found)
+    assert [kept.count(f'"lost{number}"') for number in (1, 2, 3)] == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     "bad",
     [{"role": {"a": 1}}, {"role": ["user"]}, {"replies": 5}, {"replies": "text"}, {"text": None}],
